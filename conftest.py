@@ -1,0 +1,35 @@
+"""Examples in the README and in docstrings run as tests."""
+
+from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+from sybil.parsers.rest import DocTestParser
+
+import fluxkeras
+
+
+def with_public_names(namespace: dict[str, Any]) -> None:
+    """What an example may use without importing it."""
+    namespace.update({name: getattr(fluxkeras, name) for name in dir(fluxkeras) if name[0] != "_"})
+    namespace.update(keras=keras, np=np, tf=tf)
+
+
+docstrings = Sybil(
+    parsers=[DocTestParser(optionflags=ELLIPSIS | NORMALIZE_WHITESPACE)],
+    patterns=["fluxkeras/**/*.py"],
+    setup=with_public_names,
+)
+readme = Sybil(parsers=[PythonCodeBlockParser()], patterns=["README.md"])
+
+pytest_collect_file = (docstrings + readme).pytest()
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    keras.utils.set_random_seed(0)

@@ -1,0 +1,33 @@
+"""Flux's way of training on Keras layers, Keras optimisers and the TensorFlow runtime.
+
+A model is something you call, any function is an objective, any iterable is data, and
+`train(loss, data, opt, cb=throttle(evalcb, 5))` does the rest. The modules below are imported in
+the order in which they build on each other.
+"""
+
+_OTHER_BACKEND = (
+    "fluxkeras trains through TensorFlow, but Keras is set to another backend, {}. Set the "
+    "environment variable KERAS_BACKEND=tensorflow before Keras is imported, or "
+    '"backend": "tensorflow" in ~/.keras/keras.json.'
+)
+try:
+    import keras
+except ModuleNotFoundError as error:
+    if error.name in ("jax", "torch"):
+        raise ImportError(_OTHER_BACKEND.format(f"which needs {error.name}")) from error
+    raise
+if keras.config.backend() != "tensorflow":
+    raise ImportError(_OTHER_BACKEND.format(repr(keras.config.backend())))
+
+from fluxkeras.checks import *
+from fluxkeras.activations import *
+from fluxkeras.parameters import *
+from fluxkeras.losses import *
+from fluxkeras.optimisers import *
+from fluxkeras.data import *
+from fluxkeras.layers.core import *
+from fluxkeras.training.callbacks import *
+from fluxkeras.training.history import *
+from fluxkeras.training.loop import *
+
+__version__ = "0.1.0"

@@ -1,0 +1,48 @@
+"""The errors that fluxkeras raises, and the few helpers that word them."""
+
+import inspect
+import warnings
+from typing import Any
+
+__all__ = ["NonFiniteError", "ShapeError"]
+
+
+class ShapeError(ValueError):
+    """A tensor has another shape than its reader expects."""
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss is NaN or infinite. It was raised before the update that would have spread it."""
+
+
+# How Keras and AutoGraph begin the message of the copy that they raise of an error of the user's.
+DRESSINGS = ("Exception encountered when calling", "in user code:")
+
+
+def undressed(error: Exception) -> Exception:
+    """The error as it was first raised, with the traceback of that place."""
+    while str(error).startswith(DRESSINGS) and isinstance(error.__context__, Exception):
+        error = error.__context__
+    return error
+
+
+def locate(error: Exception, where: str) -> None:
+    """Put the place at which an error came up into its message; its type and traceback stay."""
+    is_plain = len(error.args) == 1 and type(error).__str__ is BaseException.__str__
+    if is_plain:
+        error.args = (f"{where}: {error.args[0]}",)
+    elif hasattr(error, "add_note"):  # from Python 3.11
+        error.add_note(where)
+
+
+def shape_of(value: Any) -> tuple[int | None, ...]:
+    """The shape of an array or tensor as messages print it."""
+    return tuple(value.shape)
+
+
+def warn(message: str) -> None:
+    """Warn of the line of the user's that called fluxkeras."""
+    frame, depth = inspect.currentframe(), 0
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] == "fluxkeras":
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, stacklevel=depth + 1)

@@ -1,0 +1,94 @@
+"""How layers print: one line each in Flux's notation, models with their parameters counted."""
+
+import inspect
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+COMMENT_COLUMN = 40  # where Flux puts the count of a layer
+TOTAL_COLUMN = 20
+
+RESOLVED = ("linear", "channels_last")  # what Keras makes of None
+
+
+def describe(element: Any) -> str:
+    """A layer or a callable on one line, as the call that made it."""
+    if isinstance(element, keras.Layer) and type(element).__str__ is keras.Layer.__str__:
+        is_model = isinstance(element, keras.Model)
+        options = [repr(element.name)] if is_model else _changed_options(element)
+        return f"{type(element).__name__}({', '.join(options)})"
+    return getattr(element, "__name__", None) or str(element)
+
+
+def _changed_options(layer: keras.Layer) -> Iterable[str]:
+    """What differs from the defaults of the layer's constructor."""
+    config = layer.get_config()
+    for name, option in inspect.signature(type(layer).__init__).parameters.items():
+        value = config.get(name, option.default)
+        is_plain = isinstance(value, bool | int | float | str | tuple | list)
+        is_default = value == option.default or (option.default is None and value in RESOLVED)
+        if name != "name" and is_plain and not is_default:
+            yield f"{name}={value!r}"
+
+
+def expanded(name: str, parts: Iterable[tuple[str, Any]], model: keras.Layer) -> str:
+    """A model with one line for each part, and the count of its parameters.
+
+    Args:
+        name: what stands before the opening bracket.
+        parts: `(label, element)`; the label is empty or ends in ` = `.
+        model: whose parameters are counted in the last line.
+    """
+    lines = [f"{name}(", *_lines(parts, indent=2)]
+    lines.append(_with_comment(")", TOTAL_COLUMN, _total(model)))
+    return "\n".join(lines)
+
+
+def _lines(parts: Iterable[tuple[str, Any]], indent: int) -> Iterable[str]:
+    margin = " " * indent
+    for label, element in parts:
+        if inner := getattr(element, "labelled", None):
+            yield f"{margin}{label}{type(element).__name__}("
+            yield from _lines(inner(), indent + 2)
+            yield f"{margin}),"
+        else:
+            line = f"{margin}{label}{describe(element)},"
+            yield _with_comment(line, COMMENT_COLUMN, _count(element))
+
+
+def _with_comment(line: str, column: int, comment: str) -> str:
+    return f"{line + ' ':<{column}}# {comment}" if comment else line
+
+
+def _count(element: Any) -> str:
+    if not isinstance(element, keras.Layer):
+        return ""
+    if not element.built and not element.weights:
+        return "not built yet"
+    trainable, fixed = map(_size, (element.trainable_weights, element.non_trainable_weights))
+    words = [f"{trainable:_} parameters"] if trainable else []
+    return ", plus ".join([*words, f"{fixed:_} non-trainable"] if fixed else words)
+
+
+def _total(model: keras.Layer) -> str:
+    trainable, fixed = model.trainable_weights, model.non_trainable_weights
+    size = sum(_size([w]) * tf.as_dtype(w.dtype).size for w in model.weights)
+    words = f"Total: {len(trainable)} arrays, {_size(trainable):_} parameters"
+    if fixed:
+        words += f", plus {_size(fixed):_} non-trainable"
+    return f"{words}, {_human(size)}."
+
+
+def _size(weights: Iterable[Any]) -> int:
+    return sum(math.prod(w.shape) for w in weights)
+
+
+def _human(size: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.4g} GiB"

@@ -1,0 +1,153 @@
+"""The objective: a loss function as a Keras layer, and what it reads and writes."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from fluxkeras.checks import undressed
+from fluxkeras.parameters import Variable, key, raw
+from fluxkeras.training.feed import Batch, unpacked
+
+
+class Objective(keras.Layer):
+    """A loss function as a layer whose `call` is the function.
+
+    Calling it as a layer with `training=True` puts every layer that the function calls, in anyone's
+    model, into training mode, and casts floating-point input to `keras.config.floatx()`.
+
+    Args:
+        loss: returns a number, or a tuple `(number, anything else)`.
+        model: goes first into `loss`, if given.
+    """
+
+    def __init__(self, loss: Callable[..., Any], model: Any = None) -> None:
+        # The loss is computed in full precision; a model of another policy casts for itself.
+        super().__init__(name="objective", dtype=keras.config.floatx())
+        if not callable(loss):
+            raise TypeError(f"train expects a function as its objective, got {loss!r}.")
+        self.function = loss if model is None else functools.partial(loss, model)
+        self.built = True
+
+    def call(self, *arguments: Any, training: bool | None = None) -> Any:
+        return self.function(*arguments)
+
+    def evaluate(self, structure: Any, tensors: Any) -> tuple[tf.Tensor, Any]:
+        """The loss of a batch, and what the function returned besides (None if nothing)."""
+        arguments = unpacked(structure, tensors)
+        self._check_arguments(arguments)
+        return _loss_and_aux(self(*arguments, training=True))
+
+    def convert(self) -> None:
+        """Have AutoGraph turn the function's `if`, `for` and `while` into TensorFlow's.
+
+        Not done from the start: most objectives have none, and AutoGraph warns of every function
+        whose source it cannot find, such as those typed into a terminal.
+        """
+        self.function = tf.function(self.function)
+
+    def _check_arguments(self, arguments: tuple[Any, ...]) -> None:
+        try:
+            signature = inspect.signature(self.function)
+        except (TypeError, ValueError):  # some built-in functions have none
+            return
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            raise TypeError(
+                f"the objective takes {signature}, and this batch is {len(arguments)} argument(s). "
+                "A batch that is a tuple is splatted into the objective, anything else is passed "
+                "whole. Data is a collection of batches: [(x, y)], not (x, y)."
+            ) from None
+
+
+def _loss_and_aux(result: Any) -> tuple[tf.Tensor, Any]:
+    loss, aux = result, None
+    if isinstance(result, tuple) and len(result) > 1:
+        loss, aux = result[0], result[1] if len(result) == 2 else result[1:]
+    if loss is None or isinstance(loss, tuple | list | dict | str):
+        raise TypeError(
+            f"the objective must return a number, the loss, but returned {loss!r}. "
+            "Is a `return` missing?"
+        )
+    loss = tf.convert_to_tensor(loss)
+    if loss.shape.rank not in (None, 0):
+        raise ValueError(
+            "the objective must return a number, the loss, but returned a tensor of shape "
+            f"{tuple(loss.shape)}. Reduce it, for example with tf.reduce_mean."
+        )
+    if not loss.dtype.is_floating:
+        raise TypeError(
+            f"the objective must return a floating-point loss, but returned {loss.dtype.name}, "
+            "through which there is no gradient."
+        )
+    return tf.ensure_shape(loss, ()), tf.nest.map_structure(_as_read, aux)
+
+
+def _as_read(value: Any) -> Any:
+    """A variable among the results stands for its value now, before the update."""
+    return tf.identity(raw(value)) if isinstance(value, Variable) else value
+
+
+@dataclass(frozen=True)
+class Access:
+    """The variables that an objective reads with a gradient, and those that it writes."""
+
+    trained: list[Variable]
+    written: list[Variable]
+
+
+class _Recorder(keras.StatelessScope):
+    """Notes the Keras variables that are read and written within it; nothing is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: dict[int, keras.Variable] = {}
+        self.written: dict[int, keras.Variable] = {}
+
+    def get_current_value(self, variable: keras.Variable) -> None:
+        self.read[id(variable)] = variable
+
+    def add_update(self, update: tuple[keras.Variable, Any]) -> None:
+        self.written[id(update[0])] = update[0]
+
+
+def access(objective: Objective, batch: Batch) -> Access:
+    """Trace the objective once, without running it, to see what it reads and writes.
+
+    Keras's variables tell by themselves; TensorFlow's, which may be used bare or in a `tf.Module`,
+    by the tape and the traced graph.
+    """
+    try:
+        return _access(objective, batch)
+    except TypeError as error:
+        first = undressed(error)
+    # It may be a Python `if` or `for` over tensors, which AutoGraph can convert.
+    objective.convert()
+    try:
+        return _access(objective, batch)
+    except Exception as error:
+        is_control_flow = isinstance(first, tf.errors.OperatorNotAllowedInGraphError)
+        raise undressed(error) if is_control_flow else first from None
+
+
+def _access(objective: Objective, batch: Batch) -> Access:
+    recorder, tape = _Recorder(), tf.GradientTape()
+
+    def forward(*tensors: Any) -> tf.Tensor:
+        with tape:
+            return objective.evaluate(batch.structure, tensors)[0]
+
+    with recorder:
+        specs = [tf.type_spec_from_value(tensor) for tensor in batch.tensors]
+        graph = tf.function(forward, autograph=False).get_concrete_function(*specs)
+    keras_variables = {key(v): v for v in recorder.read.values()}
+    trained = [v for v in keras_variables.values() if v.trainable]
+    trained += [v for v in tape.watched_variables() if key(v) not in keras_variables]
+    written = list(recorder.written.values())
+    written += [v for v in graph.variables if not v.trainable and key(v) not in keras_variables]
+    return Access(trained, written)

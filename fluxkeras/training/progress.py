@@ -1,0 +1,139 @@
+"""How far training is: Keras's bar on a terminal, a line now and then elsewhere."""
+
+import contextlib
+import io
+import sys
+import time
+from typing import Any, Protocol, TextIO
+
+import keras
+
+BAR_SECONDS = 0.1  # between two drawings of the bar: smooth to the eye, nothing beside a step
+LINE_SECONDS = 10.0  # between two lines of a log
+
+
+class Progress(Protocol):
+    """Shows steps as they are made."""
+
+    def update(self, steps: int, loss: float) -> None: ...
+
+    def aside(self) -> contextlib.AbstractContextManager[Any]:
+        """Within it, others may print."""
+
+    def finish(self) -> None: ...
+
+
+def progress_of(target: int | None, wanted: bool) -> Progress:
+    """The display that fits standard output.
+
+    Args:
+        target: how many steps there will be, if that is known.
+        wanted: whether there is to be any.
+    """
+    if not wanted:
+        return Silent()
+    return Bar(target) if _is_terminal(sys.stdout) else Lines(target)
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    return stream.isatty() or "ipykernel" in sys.modules
+
+
+class Silent:
+    """Shows nothing."""
+
+    def update(self, steps: int, loss: float) -> None:
+        pass
+
+    def aside(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext()
+
+    def finish(self) -> None:
+        pass
+
+
+class Lines(Silent):
+    """A line from time to time and one at the end, for output that goes to a file."""
+
+    def __init__(self, target: int | None) -> None:
+        self._target = "" if target is None else f"/{target}"
+        self._start = time.monotonic()
+        self._next = self._start + LINE_SECONDS
+        self._steps = 0
+        self._loss = 0.0
+
+    def update(self, steps: int, loss: float) -> None:
+        self._steps, self._loss = steps, loss
+        if time.monotonic() >= self._next:
+            self._print()
+            self._next = time.monotonic() + LINE_SECONDS
+
+    def finish(self) -> None:
+        if self._steps:
+            self._print()
+
+    def _print(self) -> None:
+        seconds = time.monotonic() - self._start
+        print(
+            f"step {self._steps}{self._target} - {seconds:.1f}s - loss: {self._loss:.4g}",
+            flush=True,
+        )
+
+
+class Bar:
+    """Keras's progress bar, drawn a few times a second, with the loss since the last time."""
+
+    def __init__(self, target: int | None) -> None:
+        self._bar = keras.utils.Progbar(target, stateful_metrics=["loss"], interval=0)
+        self._target = target
+        self._next = 0.0
+        self._steps = self._drawn = 0
+        self._sum = 0.0
+        self._is_open = False
+
+    def update(self, steps: int, loss: float) -> None:
+        self._steps = steps
+        self._sum += loss
+        if time.monotonic() >= self._next and steps != self._target:
+            self._draw(finalize=False)
+
+    def finish(self) -> None:
+        if self._steps > self._drawn:
+            self._draw(finalize=True)
+        elif self._is_open:
+            print()
+        self._is_open = False
+
+    def aside(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.redirect_stdout(_AboveBar(sys.stdout, self))
+
+    def clear(self, stream: TextIO) -> None:
+        """Take the bar away until it is drawn again, so that other output begins a line."""
+        if self._is_open:
+            stream.write("\r\x1b[K")
+            self._is_open = False
+
+    def _draw(self, finalize: bool) -> None:
+        recent = self._sum / (self._steps - self._drawn)
+        self._bar.update(self._steps, [("loss", recent)], finalize=finalize)
+        self._drawn, self._sum = self._steps, 0.0
+        self._next = time.monotonic() + BAR_SECONDS
+        self._is_open = not finalize
+
+
+class _AboveBar(io.TextIOBase):
+    """A stream whose writers find no bar in their way."""
+
+    def __init__(self, stream: TextIO, bar: Bar) -> None:
+        self._stream = stream
+        self._bar = bar
+
+    def write(self, text: str) -> int:
+        self._bar.clear(self._stream)
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()

@@ -1,0 +1,169 @@
+"""One step: gradient, guard and update of a batch, compiled."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import keras
+import tensorflow as tf
+
+from fluxkeras.checks import undressed, warn
+from fluxkeras.parameters import Variable, key, listed, params, raw
+from fluxkeras.training.captures import Captures
+from fluxkeras.training.feed import Batch
+from fluxkeras.training.objective import Objective, access
+
+Optimiser: TypeAlias = keras.optimizers.Optimizer
+
+MOST_STEPS = 8  # compiled objectives kept for an optimiser; the one unused for longest goes first
+
+
+class Step:
+    """Trains on one batch: `step(batch)` is the loss before the update, and what came besides.
+
+    It is compiled for each signature of batches. Everything that must hold for one step is inside
+    the compiled function: if the loss is not finite, no variable is changed.
+
+    Args:
+        objective: what is made smaller.
+        optimisers: each trains the parameters that it names; one that names none, the others.
+        model: the model whose parameters those are, if known.
+    """
+
+    def __init__(self, objective: Objective, optimisers: Sequence[Optimiser], model: Any) -> None:
+        self.objective = objective
+        self.optimisers = optimisers
+        self.model = model
+        self.compiled: dict[Any, Callable[..., Any]] = {}
+        self._groups: list[tuple[Optimiser, list[Variable]]] = []
+        self._written: list[Variable] = []
+
+    def __call__(self, batch: Batch) -> tuple[tf.Tensor, Any]:
+        signature = batch.signature()
+        if signature not in self.compiled:
+            self.compiled[signature] = self._compile(batch)
+        return self.compiled[signature](*batch.tensors)
+
+    def _compile(self, batch: Batch) -> Callable[..., Any]:
+        try:
+            if not self._groups:
+                found = access(self.objective, batch)
+                self._groups = _groups(self.optimisers, found.trained, self.model)
+                self._written = found.written
+            step = tf.function(self._step(batch.structure), autograph=False)
+            specs = [tf.type_spec_from_value(tensor) for tensor in batch.tensors]
+            return step.get_concrete_function(*specs)
+        except Exception as error:
+            raise undressed(error) from None
+
+    def _step(self, structure: Any) -> Callable[..., Any]:
+        written = [raw(v) for v in self._written]
+        trained = list({key(v): raw(v) for _, group in self._groups for v in group}.values())
+
+        def step(*tensors: Any) -> tuple[tf.Tensor, Any]:
+            before = [tf.identity(v) for v in written]
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(trained)
+                loss, aux = self.objective.evaluate(structure, tensors)
+            gradients = dict(zip(map(key, trained), tape.gradient(loss, trained), strict=True))
+
+            def update() -> tf.Tensor:
+                for optimiser, group in self._groups:
+                    _apply(optimiser, group, gradients)
+                return tf.constant(True)
+
+            def restore() -> tf.Tensor:
+                for variable, value in zip(written, before, strict=True):
+                    variable.assign(value)
+                return tf.constant(False)
+
+            tf.cond(tf.math.is_finite(loss), update, restore)
+            return loss, aux
+
+        return step
+
+
+def _apply(optimiser: Optimiser, group: list[Variable], gradients: dict[int, Any]) -> None:
+    reached = [v for v in group if gradients[key(v)] is not None]
+    if reached:
+        optimiser.apply([gradients[key(v)] for v in reached], reached)
+
+
+def _groups(
+    optimisers: Sequence[Optimiser], read: list[Variable], model: Any
+) -> list[tuple[Optimiser, list[Variable]]]:
+    """Which optimiser trains which variables."""
+    named = [getattr(optimiser, "params", None) for optimiser in optimisers]
+    if named.count(None) > 1:
+        raise ValueError(
+            f"train got {named.count(None)} optimisers that name no parameters. One may: it trains "
+            "those that no other names. Name the others' parameters: SGD(params(m), 0.1)."
+        )
+    is_read = set(map(key, read))
+    is_taken = {key(v) for group in named for v in group or ()}
+    candidates = params(model) or read
+    rest = [v for v in candidates if key(v) in is_read and key(v) not in is_taken]
+    if not read or (None in named and not rest):
+        raise ValueError(
+            "the objective reads no trainable variable, so there is nothing to train. Does it call "
+            "the model, and through operations of TensorFlow or Keras, not NumPy's? Is the model "
+            "trainable?"
+        )
+    groups = [rest if group is None else group for group in named]
+    for optimiser, group in zip(optimisers, groups, strict=True):
+        _warn_of_unread(optimiser, [v for v in group if key(v) not in is_read])
+        _build(optimiser, group)
+    return list(zip(optimisers, groups, strict=True))
+
+
+def _warn_of_unread(optimiser: Optimiser, unread: list[Variable]) -> None:
+    if unread:
+        warn(
+            f"the objective does not read these parameters of the {type(optimiser).__name__}, "
+            f"which are left as they are: {listed(unread)}. Does the objective call another model "
+            "than the one whose parameters the optimiser was given?"
+        )
+
+
+def _build(optimiser: Optimiser, group: list[Variable]) -> None:
+    if not optimiser.built:
+        optimiser.build(group)
+        memory(optimiser).parameters = group
+    known = set(map(key, memory(optimiser).parameters or group))
+    if unknown := [v for v in group if key(v) not in known]:
+        raise ValueError(
+            f"this {type(optimiser).__name__} has trained other parameters before, and a Keras "
+            f"optimiser takes no new ones: {listed(unknown)}. Make a new optimiser, or name all "
+            "of its parameters at the start: ADAM(params(m1, m2))."
+        )
+
+
+class Memory:
+    """What an optimiser remembers between calls of `train`: it lives and dies with it."""
+
+    def __init__(self) -> None:
+        self.parameters: list[Variable] | None = None
+        self.steps: OrderedDict[Any, tuple[Any, Step]] = OrderedDict()
+
+
+def memory(optimiser: Optimiser) -> Memory:
+    # Not by setattr, since Keras would track, and save, the variables within.
+    return vars(optimiser).setdefault("_fluxkeras", Memory())
+
+
+def compiled_step(loss: Callable[..., Any], optimisers: Sequence[Optimiser], model: Any) -> Step:
+    """The step for this objective and these optimisers: the one of an earlier call, if it fits.
+
+    A step is compiled once for each code and captures: what the objective refers to is compared
+    by value where it is plain, and a changed number makes a new step, never a stale one.
+    """
+    captured = Captures(loss, model)
+    identity = captured.fingerprint, tuple(map(id, optimisers)), keras.config.floatx()
+    steps = memory(optimisers[0]).steps
+    if identity not in steps:
+        # The captures and optimisers are kept, so that no other object takes over their ids.
+        steps[identity] = captured, Step(Objective(loss, model), optimisers, model)
+    steps.move_to_end(identity)
+    if len(steps) > MOST_STEPS:
+        steps.popitem(last=False)
+    return steps[identity][1]

@@ -1,0 +1,307 @@
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fluxkeras import Chain, Dense, ShapeError, params, relu, softmax, tanh, σ
+
+rng = np.random.default_rng(0)
+
+
+def numpy_dense(layer, x):
+    y = x @ np.float64(layer.kernel.numpy())
+    return y + np.float64(layer.bias.numpy()) if layer.use_bias else y
+
+
+# --- Dense ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (5, 4), (2, 3, 4), (0, 4)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_dense_is_an_affine_map_of_the_last_axis(shape, bias):
+    layer = Dense(4, 3, bias=bias, init="random_normal")
+    if bias:
+        layer.bias.assign([1.0, 2.0, 3.0])
+    x = rng.random(shape)
+
+    y = layer(x)
+
+    assert y.shape == (*shape[:-1], 3)
+    np.testing.assert_allclose(y, numpy_dense(layer, x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("activation", [tanh, "tanh", tf.math.tanh, keras.activations.tanh])
+def test_dense_takes_any_activation(activation):
+    layer = Dense(4, 3, activation)
+    x = rng.random((5, 4))
+
+    np.testing.assert_allclose(layer(x), np.tanh(numpy_dense(layer, x)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [Dense((4, 3), σ), Dense([4, 3], σ), Dense(np.int64(4), 3, σ)])
+def test_dense_takes_its_sizes_as_a_pair_too(layer):
+    assert repr(layer) == "Dense(4, 3, σ)"
+
+
+def test_dense_is_keras_dense_and_built():
+    layer = Dense(4, 3)
+
+    assert isinstance(layer, keras.layers.Dense)
+    assert layer.built
+    assert tuple(layer.kernel.shape) == (4, 3)
+
+
+@pytest.mark.parametrize(
+    "init", ["ones", keras.initializers.Ones(), lambda shape, dtype: tf.ones(shape, dtype)]
+)
+def test_dense_starts_from_an_initialiser(init):
+    layer = Dense(4, 3, init=init)
+
+    np.testing.assert_array_equal(layer.kernel.numpy(), np.ones((4, 3)))
+    np.testing.assert_array_equal(layer.bias.numpy(), np.zeros(3))
+
+
+def test_dense_starts_glorot_uniform():
+    bound = np.sqrt(6 / (300 + 200))  # flux_api.md, section 11
+    kernel = Dense(300, 200).kernel.numpy()
+
+    assert bound * 0.99 < abs(kernel).max() <= bound
+    assert kernel.std() == pytest.approx(bound / np.sqrt(3), rel=0.02)
+
+
+def test_dense_takes_keras_options():
+    layer = Dense(4, 3, name="head", kernel_regularizer="l2")
+
+    assert layer.name == "head"
+    assert len(layer.losses) == 1
+
+
+@pytest.mark.parametrize("x", [[0.1, 0.2, 0.3, 0.4], [[0.1, 0.2, 0.3, 0.4]], [1, 2, 3, 4]])
+def test_dense_takes_plain_lists(x):
+    layer = Dense(4, 3)
+
+    np.testing.assert_allclose(layer(x), numpy_dense(layer, np.array(x)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 5), ()])
+def test_dense_names_itself_and_both_shapes_when_they_differ(shape):
+    message = f"Dense(4 => 3, σ) expects inputs of shape (..., 4), got {shape}."
+
+    with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
+        Dense(4, 3, σ)(np.ones(shape))
+
+
+@pytest.mark.parametrize("arguments", [(4,), (), (4, 0), (4, 3.0), (4, 3, σ, σ), (σ, 4, 3)])
+def test_dense_of_odd_arguments_shows_how_to_write_it(arguments):
+    with pytest.raises(ValueError, match=re.escape("Write Dense(784, 32, relu).")):
+        Dense(*arguments)
+
+
+def test_dense_comes_back_from_its_config():
+    layer = Dense(4, 3, σ, bias=False, init="ones", name="head")
+
+    again = Dense.from_config(layer.get_config())
+
+    assert repr(again) == "Dense(4, 3, σ, bias=False)"
+    assert again.name == "head"
+    np.testing.assert_array_equal(again.kernel.numpy(), np.ones((4, 3)))
+
+
+# --- Chain ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def m():
+    return Chain(Dense(6, 4, σ), Dense(4, 3), softmax)
+
+
+def test_chain_calls_one_layer_after_another(m):
+    x = rng.random((5, 6))
+
+    z = numpy_dense(m[1], 1 / (1 + np.exp(-numpy_dense(m[0], x))))
+
+    np.testing.assert_allclose(m(x), np.exp(z) / np.exp(z).sum(-1, keepdims=True), rtol=1e-5)
+
+
+def test_chain_is_a_built_keras_model(m):
+    assert isinstance(m, keras.Model)
+    assert m.built
+    assert m.count_params() == 6 * 4 + 4 + 4 * 3 + 3
+    m.summary(print_fn=lambda line: None)
+
+
+def test_chain_answers_one_sample_with_one_answer(m):
+    x = rng.random(6)
+
+    assert m(x).shape == (3,)
+    np.testing.assert_allclose(m(x), m(x[None])[0], rtol=1e-6)
+    np.testing.assert_allclose(m(list(x)), m(x), rtol=1e-6)
+
+
+def test_chain_lends_layers_of_keras_a_batch_axis_for_one_sample():
+    m = Chain(Dense(6, 4), keras.layers.Dense(3), keras.layers.BatchNormalization(), softmax)
+    x = rng.random(6)
+
+    assert m(x).shape == (3,)
+    np.testing.assert_allclose(m(x), m(x[None])[0], rtol=1e-6)
+
+
+def test_chain_gives_its_layers_by_position(m):
+    first, second, last = m
+
+    assert len(m) == 3
+    assert m[0] is first and m[1] is second
+    assert m[-1] is last is softmax
+    with pytest.raises(IndexError):
+        m[3]
+
+
+def test_a_slice_of_a_chain_is_a_chain_that_shares_its_layers(m):
+    tail = m[1:]
+
+    assert isinstance(tail, Chain)
+    assert repr(tail) == "Chain(Dense(4, 3), softmax)"
+    assert tail[0] is m[1]
+    x = rng.random((5, 6))
+    np.testing.assert_allclose(tail(m[0](x)), m(x), rtol=1e-6)
+    m[1].bias.assign([5.0, 6.0, 7.0])
+    np.testing.assert_allclose(tail(m[0](x)), m(x), rtol=1e-6)
+
+
+def test_chain_names_its_layers():
+    m = Chain(encoder=Dense(6, 2, tanh), decoder=Dense(2, 6), name="autoencoder")
+
+    assert m["encoder"] is m[0] and m["decoder"] is m[1]
+    assert m.name == "autoencoder"
+    assert repr(m) == "Chain(encoder = Dense(6, 2, tanh), decoder = Dense(2, 6))"
+    assert m[1:]["decoder"] is m[1]
+    with pytest.raises(KeyError, match="no layer 'middle' in Chain"):
+        m["middle"]
+
+
+def test_chain_takes_a_list_of_layers():
+    layers = [Dense(6, 2), relu]
+
+    assert list(Chain(layers)) == layers
+
+
+def test_an_empty_chain_is_the_identity():
+    x = rng.random((2, 3)).astype("float32")
+
+    np.testing.assert_array_equal(Chain()(x), x)
+    assert Chain().built
+
+
+def test_chain_takes_any_callable_and_nested_chains():
+    m = Chain(lambda x: x * 2, Chain(Dense(6, 4), relu), tf.nn.softplus, keras.layers.Flatten())
+    x = rng.random((5, 6))
+
+    expected = np.log1p(np.exp(np.maximum(numpy_dense(m[1][0], 2 * x), 0)))
+
+    np.testing.assert_allclose(m(x), expected, rtol=1e-5)
+    assert len(params(m)) == 2
+
+
+def test_chain_may_hold_a_layer_twice():
+    d = Dense(4, 4)
+    m = Chain(d, relu, d)
+    x = rng.random((5, 4))
+
+    np.testing.assert_allclose(m(x), numpy_dense(d, np.maximum(numpy_dense(d, x), 0)), rtol=1e-5)
+    assert len(params(m)) == 2
+
+
+def test_chain_builds_the_keras_layers_whose_size_follows():
+    m = Chain(Dense(6, 4), keras.layers.BatchNormalization(), keras.layers.Dense(3))
+
+    assert m.built
+    assert [tuple(p.shape) for p in params(m)] == [(6, 4), (4,), (4,), (4,), (4, 3), (3,)]
+    before = m[2].kernel.numpy()
+    m(rng.random((5, 6)))
+    np.testing.assert_array_equal(m[2].kernel.numpy(), before)
+
+
+def test_chain_of_unknown_size_is_built_by_its_first_call():
+    m = Chain(keras.layers.Dense(4), keras.layers.Dense(3))
+
+    assert not m.built
+    assert m(rng.random((5, 6))).shape == (5, 3)
+    assert m.built
+    assert len(params(m)) == 4
+
+
+def test_chain_whose_layers_want_more_axes_is_built_by_its_first_call():
+    m = Chain(Dense(6, 4), keras.layers.LSTM(3))
+
+    assert not m.built
+    assert m(rng.random((5, 7, 6))).shape == (5, 3)
+
+
+def test_chain_names_the_layer_that_does_not_fit():
+    m = Chain(Dense(6, 4, σ), Dense(5, 3), softmax, name="net")
+    message = "Dense(5 => 3) expects inputs of shape (..., 5), got (2, 4). (layer 1 of net)"
+
+    with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
+        m(np.ones((2, 6)))
+
+
+def test_chain_names_the_layer_that_does_not_fit_in_a_nested_chain():
+    m = Chain(relu, Chain(head=Dense(5, 3), name="inner"), name="outer")
+    message = (
+        "Dense(5 => 3) expects inputs of shape (..., 5), got (2, 4). "
+        "(layer head of inner) (layer 1 of outer)"
+    )
+
+    with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
+        m(np.ones((2, 4)))
+
+
+def test_chain_refuses_what_cannot_be_called():
+    with pytest.raises(TypeError, match=re.escape("layers and other callables, got 3 at 1.")):
+        Chain(relu, 3)
+
+
+def test_chain_has_names_for_all_layers_or_none():
+    with pytest.raises(ValueError, match="layers with names or without, got both"):
+        Chain(relu, head=relu)
+
+
+def test_chain_is_in_inference_mode_unless_told():
+    m = Chain(keras.layers.Dropout(0.5, seed=0), keras.layers.BatchNormalization())
+    x = np.ones((50, 4), "float32")
+
+    np.testing.assert_allclose(m(x), x / np.sqrt(1 + 1e-3), rtol=1e-6)
+    assert np.any(m(x, training=True) != m(x))
+
+
+def test_chain_saves_loads_and_continues(m, tmp_path):
+    x = rng.random((5, 6))
+    named = Chain(body=m, scale=keras.layers.Rescaling(2.0), name="net")
+
+    named.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+
+    assert repr(again) == repr(named)
+    assert again.name == "net"
+    np.testing.assert_array_equal(again(x), named(x))
+
+
+def test_chain_fits_and_exports_as_a_keras_model(m, tmp_path):
+    x, y = rng.random((20, 6)), rng.random((20, 3))
+    m.compile("adam", "mse")
+
+    history = m.fit(x, y, epochs=5, verbose=0).history["loss"]
+    m.export(tmp_path / "saved", verbose=False)
+    saved = tf.saved_model.load(tmp_path / "saved")
+
+    assert history[-1] < history[0]
+    np.testing.assert_allclose(saved.serve(tf.constant(x, tf.float32)), m(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_chain_in_a_compiled_function_gives_the_same(m, jit_compile):
+    x = tf.constant(rng.random((5, 6)), tf.float32)
+
+    np.testing.assert_allclose(tf.function(m, jit_compile=jit_compile)(x), m(x), rtol=1e-5)

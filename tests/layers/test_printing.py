@@ -1,0 +1,73 @@
+import keras
+import numpy as np
+import pytest
+
+from fluxkeras import Chain, Dense, relu, softmax, σ
+from fluxkeras.layers.printing import describe
+
+
+def test_a_chain_prints_its_layers_and_counts_as_flux_does():
+    m = Chain(Dense(784, 32, σ), Dense(32, 10), softmax)
+
+    # 784·32+32 = 25,120; 32·10+10 = 330; 25,450 numbers of 4 bytes are 99.41 KiB.
+    assert str(m) == (
+        "Chain(\n"
+        "  Dense(784 => 32, σ),                  # 25_120 parameters\n"
+        "  Dense(32 => 10),                      # 330 parameters\n"
+        "  softmax,\n"
+        ")                   # Total: 4 arrays, 25_450 parameters, 99.41 KiB."
+    )
+
+
+def test_a_chain_of_chains_prints_with_names_and_non_trainable_parameters():
+    body = Chain(Dense(2, 3, relu), keras.layers.BatchNormalization())
+    m = Chain(body=body, drop=keras.layers.Dropout(0.5), head=Dense(3, 1, bias=False))
+
+    assert str(m) == (
+        "Chain(\n"
+        "  body = Chain(\n"
+        "    Dense(2 => 3, relu),                # 9 parameters\n"
+        "    BatchNormalization(),               # 6 parameters, plus 6 non-trainable\n"
+        "  ),\n"
+        "  drop = Dropout(rate=0.5),\n"
+        "  head = Dense(3 => 1, bias=False),     # 3 parameters\n"
+        ")                   # Total: 5 arrays, 18 parameters, plus 6 non-trainable, 96 bytes."
+    )
+
+
+def test_a_chain_that_is_not_built_says_so():
+    m = Chain(keras.layers.Dense(3))
+
+    assert "  Dense(units=3),                       # not built yet\n" in str(m)
+    m(np.ones((1, 2)))
+    assert "# 9 parameters" in str(m)
+
+
+def test_a_long_line_keeps_its_comment_apart():
+    m = Chain(keras.layers.Dense(2, activation="relu", kernel_initializer="ones", use_bias=False))
+    m(np.ones((1, 1)))
+
+    assert "use_bias=False), # 2 parameters\n" in str(m)
+
+
+@pytest.mark.parametrize(
+    ("element", "text"),
+    [
+        (relu, "relu"),
+        (σ, "σ"),
+        (Dense(2, 3, σ), "Dense(2 => 3, σ)"),
+        (keras.layers.Dropout(0.3), "Dropout(rate=0.3)"),
+        (keras.layers.Flatten(), "Flatten()"),
+        (keras.Sequential([keras.layers.Flatten()], name="net"), "Sequential('net')"),
+    ],
+)
+def test_an_element_is_described_as_the_call_that_made_it(element, text):
+    assert describe(element) == text
+
+
+def test_a_repr_makes_the_chain_again():
+    m = Chain(Dense(4, 3, σ), Dense(3, 2, bias=False), softmax)
+
+    assert (
+        repr(eval(repr(m))) == repr(m) == "Chain(Dense(4, 3, σ), Dense(3, 2, bias=False), softmax)"
+    )

@@ -1,0 +1,81 @@
+"""The picture of the package, held against its source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import fluxkeras
+
+PACKAGE = Path(fluxkeras.__file__).parent
+
+# Each module imports only from rows above its own. Layers and training never import each other.
+ROWS = [
+    ["checks"],
+    ["activations", "parameters"],
+    ["losses", "optimisers", "data"],
+    ["layers.printing", "training.callbacks", "training.history", "training.progress"],
+    ["layers.core", "training.captures", "training.feed"],
+    ["training.objective"],
+    ["training.step"],
+    ["training.loop"],
+]
+ROW = {name: row for row, names in enumerate(ROWS) for name in names}
+WITHOUT_TENSORFLOW = ["checks", "data", "training.callbacks", "training.progress"]
+
+
+def name_of(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+MODULES = {
+    name_of(path): ast.parse(path.read_text("utf-8"))
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.name != "__init__.py"
+}
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are written in full"
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_the_picture_is_complete():
+    assert set(MODULES) == set(ROW)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_one_way(name):
+    for imported in imports(MODULES[name]):
+        if imported.startswith("fluxkeras"):
+            below = imported.removeprefix("fluxkeras.")
+            assert ROW[below] < ROW[name]
+            assert {name.partition(".")[0], below.partition(".")[0]} != {"layers", "training"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_only_public_parts_of_keras_and_tensorflow_are_used(name):
+    for imported in imports(MODULES[name]):
+        assert not imported.startswith(("keras.src", "tensorflow.python"))
+        if name in WITHOUT_TENSORFLOW:
+            assert not imported.startswith("tensorflow")
+    for node in ast.walk(MODULES[name]):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) not in {("keras", "src"), ("tf", "python")}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_errors_are_sentences_and_modules_are_one_idea(name):
+    tree = MODULES[name]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            assert len(node.exc.args) <= 1, f"line {node.lineno}: a comma in a raise"
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno <= 60, f"{node.name} is long"
+        assert not isinstance(node, ast.Assert)
+    assert len(ast.unparse(tree).splitlines()) <= 300
+    assert ast.get_docstring(tree)

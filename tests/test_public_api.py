@@ -1,0 +1,66 @@
+import importlib
+import inspect
+import os
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import fluxkeras
+
+MODULES = [
+    importlib.import_module(info.name)
+    for info in pkgutil.walk_packages(fluxkeras.__path__, "fluxkeras.")
+]
+NAMES = [(module, name) for module in MODULES for name in getattr(module, "__all__", [])]
+
+
+def test_every_public_name_is_written_once_and_exported():
+    names = [name for _, name in NAMES]
+
+    assert len(names) == len(set(names))
+    for module, name in NAMES:
+        assert getattr(fluxkeras, name) is getattr(module, name)
+
+
+def test_nothing_else_is_exported():
+    extra = {
+        name
+        for name, value in vars(fluxkeras).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+
+    assert extra == {name for _, name in NAMES}
+
+
+def test_no_module_bears_the_name_of_a_public_function():
+    public = {name for _, name in NAMES}
+
+    assert public.isdisjoint(module.__name__.rpartition(".")[2] for module in MODULES)
+
+
+@pytest.mark.parametrize(("module", "name"), NAMES, ids=lambda v: getattr(v, "__name__", v))
+def test_every_public_name_is_documented(module, name):
+    doc = inspect.getdoc(getattr(module, name))
+
+    assert doc and len(doc.splitlines()[0]) <= 100
+    assert ">>>" in doc or name in {"NonFiniteError", "ShapeError", "State"}
+
+
+def test_the_names_of_flux_06_and_016_are_there():
+    for old, new in ("SGD", "Descent"), ("ADAM", "Adam"), ("ADAMW", "AdamW"), ("σ", "sigmoid"):
+        assert getattr(fluxkeras, old) is getattr(fluxkeras, new)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_keras_on_another_backend_is_refused(backend):
+    environment = os.environ | {"KERAS_BACKEND": backend}
+
+    result = subprocess.run(
+        [sys.executable, "-c", "import fluxkeras"], env=environment, capture_output=True, text=True
+    )
+
+    assert result.returncode == 1
+    assert "ImportError: fluxkeras trains through TensorFlow, but Keras is set to" in result.stderr
+    assert "KERAS_BACKEND=tensorflow" in result.stderr

@@ -1,0 +1,224 @@
+import functools
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fluxkeras import Chain, Dense, mse, param
+from fluxkeras.training.feed import batches
+from fluxkeras.training.objective import Objective, access
+
+X, Y = np.ones((4, 3)), np.ones((4, 2))
+
+
+def batch_of(*arguments):
+    return next(batches([arguments]))
+
+
+def evaluate(loss, *arguments, model=None):
+    batch = batch_of(*arguments)
+    return Objective(loss, model).evaluate(batch.structure, batch.tensors)
+
+
+def names(variables):
+    return [getattr(v, "path", v.name).split("/")[-1] for v in variables]
+
+
+def test_the_loss_is_what_the_function_returns():
+    loss, aux = evaluate(lambda x, y: tf.reduce_sum(x) + tf.reduce_sum(y), X, Y)
+
+    assert float(loss) == 20
+    assert aux is None
+
+
+@pytest.mark.parametrize(
+    ("result", "aux"),
+    [
+        (lambda v: (v, {"acc": 1}), {"acc": 1}),
+        (lambda v: (v, 2), 2),
+        (lambda v: (v, 2, 3), (2, 3)),
+        (lambda v: (v, None), None),
+    ],
+)
+def test_what_comes_besides_the_loss_is_handed_on(result, aux):
+    assert evaluate(lambda x: result(tf.reduce_sum(x)), X)[1] == aux
+
+
+def test_the_model_goes_first():
+    model = Chain(Dense(3, 2))
+
+    loss, _ = evaluate(lambda m, x, y: mse(m(x), y), X, Y, model=model)
+
+    assert float(loss) == pytest.approx(float(mse(model(X), Y)))
+
+
+def test_floating_point_arguments_take_keras_precision_and_others_keep_their_type():
+    def loss(d, i, flag):
+        assert (d["x"].dtype, i.dtype, flag.dtype) == (tf.float32, tf.int64, tf.bool)
+        return tf.reduce_sum(d["x"])
+
+    evaluate(loss, {"x": X}, np.arange(3), True)
+
+
+def test_layers_are_in_training_mode_inside_and_in_inference_mode_outside():
+    dropout = keras.layers.Dropout(0.5)
+    ones = tf.ones((100, 10))
+
+    inside, _ = evaluate(lambda x: tf.reduce_mean(tf.cast(dropout(x) == 0, tf.float32)), ones)
+
+    assert 0.4 < float(inside) < 0.6
+    assert np.all(dropout(ones) == ones)
+
+
+def test_a_layer_told_its_mode_keeps_to_it():
+    dropout = keras.layers.Dropout(0.5)
+
+    loss, _ = evaluate(lambda x: tf.reduce_mean(dropout(x, training=False)), X)
+
+    assert float(loss) == 1
+
+
+def test_keras_variables_read_are_found_in_order_and_frozen_ones_left_out():
+    model = Chain(Dense(3, 4), Dense(4, 2, bias=False))
+    frozen = Dense(2, 2)
+    frozen.trainable = False
+
+    found = access(Objective(lambda x, y: mse(frozen(model(x)), y)), batch_of(X, Y))
+
+    assert [id(v) for v in found.trained] == [id(v) for v in model.trainable_variables]
+    assert found.written == []
+
+
+def test_variables_are_found_wherever_they_are_kept():
+    w, b, extra = tf.Variable(2.0), param(1.0), tf.Variable(1.0, trainable=False)
+    module = tf.Module()
+    module.scale = tf.Variable(3.0)
+    hidden = {"b": [b]}
+
+    def loss(x):
+        for _ in range(2):
+            x = w * x + hidden["b"][0]
+        extra.assign_add(1.0)
+        return tf.reduce_sum(x) * module.scale
+
+    found = access(Objective(loss), batch_of(X))
+
+    assert {id(v) for v in found.trained} == {id(w), id(b), id(module.scale)}
+    assert [id(v) for v in found.written] == [id(extra)]
+    assert extra.numpy() == 1
+
+
+def test_looking_changes_nothing():
+    model = keras.Sequential([keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)])
+    model.build((None, 3))
+    before = model.get_weights()
+
+    found = access(Objective(lambda x: tf.reduce_sum(model(x))), batch_of(np.random.rand(4, 3)))
+
+    assert sorted(names(found.written)) == [
+        "moving_mean",
+        "moving_variance",
+        "seed_generator_state",
+    ]
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+def test_layers_that_are_not_built_yet_are_built_and_found():
+    model = keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(2)])
+
+    found = access(Objective(lambda x, y: mse(model(x), y)), batch_of(X, Y))
+
+    assert [id(v) for v in found.trained] == [id(v) for v in model.trainable_variables]
+    assert len(found.trained) == 4
+    assert model.layers[0].kernel.numpy().std() > 0.1
+
+
+def test_python_control_flow_over_tensors_is_converted(recwarn):
+    w = param(2.0)
+
+    def loss(x):
+        total = w * 0.0
+        for i in tf.range(3):
+            if tf.reduce_sum(x) > 0:
+                total += w * tf.cast(i, tf.float32)
+            else:
+                total -= w
+        while total < 100.0:
+            total *= 10.0
+        return total
+
+    objective = Objective(loss)
+    access(objective, batch_of(X))
+    batch = batch_of(X)
+
+    result = tf.function(lambda *t: objective.evaluate(batch.structure, t)[0])(*batch.tensors)
+    assert float(result) == 600
+    assert len(recwarn) == 0
+
+
+def test_an_objective_without_control_flow_is_left_to_python():
+    def loss(x):
+        return tf.reduce_sum(x) * w
+
+    w = param(1.0)
+    objective = Objective(loss)
+
+    access(objective, batch_of(X))
+
+    assert objective.function is loss
+
+
+def test_a_type_error_of_the_user_is_raised_as_it_is():
+    def loss(x):
+        return param(1.0) + {}["missing"] if False else len(5)
+
+    with pytest.raises(TypeError, match=r"^object of type 'int' has no len\(\)$"):
+        access(Objective(loss), batch_of(X))
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        (
+            None,
+            TypeError,
+            "must return a number, the loss, but returned None. Is a `return` missing?",
+        ),
+        ([1.0], TypeError, "but returned [1.0]"),
+        ({"loss": 1.0}, TypeError, "but returned {'loss': 1.0}"),
+        (
+            tf.ones((4, 2)),
+            ValueError,
+            "but returned a tensor of shape (4, 2). Reduce it, for example",
+        ),
+        (tf.ones(1), ValueError, "but returned a tensor of shape (1,)."),
+        ((tf.ones(3), {}), ValueError, "but returned a tensor of shape (3,)."),
+        (tf.constant(1), TypeError, "floating-point loss, but returned int32"),
+    ],
+)
+def test_an_objective_that_returns_no_number_is_refused(returned, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        evaluate(lambda x: returned, X)
+
+
+@pytest.mark.parametrize(
+    ("loss", "arguments"),
+    [
+        (lambda x, y: 0.0, (X,)),
+        (lambda x: 0.0, (X, Y)),
+        (functools.partial(lambda a, x: 0.0, 1), ()),
+    ],
+)
+def test_a_batch_of_another_number_of_arguments_is_refused(loss, arguments):
+    message = rf"the objective takes \(.*\), and this batch is {len(arguments)} argument\(s\)\."
+
+    with pytest.raises(TypeError, match=message):
+        evaluate(loss, *arguments)
+
+
+def test_an_objective_that_is_no_function_is_refused():
+    with pytest.raises(TypeError, match="train expects a function as its objective, got 3"):
+        Objective(3)

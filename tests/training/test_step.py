@@ -1,0 +1,254 @@
+import copy
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fluxkeras import ADAM, SGD, Chain, Dense, mse, param, params
+from fluxkeras.training.feed import batches
+from fluxkeras.training.step import MOST_STEPS, compiled_step, memory
+
+rng = np.random.default_rng(0)
+X, Y = rng.random((8, 3)), rng.random((8, 2))
+
+
+def batch_of(*arguments):
+    return next(batches([arguments]))
+
+
+def model_and_loss():
+    model = Chain(Dense(3, 4, "tanh"), Dense(4, 2))
+    return model, lambda x, y: mse(model(x), y)
+
+
+def run(loss, opt, *arguments, model=None):
+    opt = opt if isinstance(opt, list) else [opt]
+    return compiled_step(loss, opt, model)(batch_of(*arguments))
+
+
+def test_a_step_is_gradient_descent():
+    w = param([1.0, 2.0])
+
+    loss, _ = run(lambda x: tf.reduce_sum(w**2 * x), SGD(0.1), [3.0, 5.0])
+
+    # dl/dw = 2wx = (6, 20)
+    assert float(loss) == 1 * 3 + 4 * 5
+    np.testing.assert_allclose(w.numpy(), [1 - 0.6, 2 - 2.0], atol=1e-6)
+
+
+def test_an_optimiser_that_names_parameters_trains_those_alone():
+    model, loss = model_and_loss()
+    before = model.get_weights()
+
+    run(loss, SGD(params(model[1]), 0.1), X, Y)
+
+    changed = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
+    assert changed == [False, False, True, True]
+
+
+def test_an_optimiser_that_names_none_trains_what_the_model_holds_and_the_objective_reads():
+    model, _ = model_and_loss()
+    w, before = param(1.0), model.get_weights()
+
+    run(lambda m, x: tf.reduce_mean(m[0](x)) * w, SGD(0.1), X, model=model)
+
+    changed = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
+    assert changed == [True, True, False, False]
+    assert w.numpy() == 1
+
+
+def test_several_optimisers_each_train_their_own_and_one_the_rest():
+    a, b, c = param(1.0), param(1.0), tf.Variable(1.0)
+
+    run(lambda: a + 2 * b + 3 * c, [SGD([a], 0.1), keras.optimizers.SGD(0.01), SGD([c], 0.2)])
+
+    np.testing.assert_allclose([a.numpy(), b.numpy(), c.numpy()], [0.9, 0.98, 0.4], rtol=1e-6)
+
+
+def test_at_most_one_of_several_optimisers_names_none():
+    _, loss = model_and_loss()
+
+    with pytest.raises(ValueError, match="train got 2 optimisers that name no parameters"):
+        run(loss, [SGD(0.1), ADAM()], X, Y)
+
+
+def test_a_variable_that_no_gradient_reaches_is_left():
+    a, b = param(1.0), param(1.0)
+
+    run(lambda: a + tf.stop_gradient(b), ADAM())
+
+    assert (a.numpy() != 1, b.numpy()) == (True, 1)
+
+
+def test_parameters_that_the_objective_does_not_read_are_named_in_a_warning():
+    model, loss = model_and_loss()
+    other = param(np.ones((2, 2)), name="other")
+    before = model.get_weights()
+
+    with pytest.warns(
+        UserWarning, match=r"does not read these parameters of the Descent.*: other \(2, 2\)\."
+    ):
+        run(loss, SGD([other], 0.1), X, Y)
+
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+    np.testing.assert_array_equal(other.numpy(), np.ones((2, 2)))
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_an_objective_that_reads_nothing_trainable_is_refused(freeze):
+    model, loss = model_and_loss()
+    model.trainable = not freeze
+
+    with pytest.raises(ValueError, match="the objective reads no trainable variable"):
+        run(loss if freeze else lambda x, y: tf.reduce_mean(x), SGD(0.1), X, Y)
+
+
+def test_an_optimiser_that_has_trained_others_is_refused():
+    opt, w = ADAM(), param(1.0, name="new")
+    _, loss = model_and_loss()
+    run(loss, opt, X, Y)
+
+    with pytest.raises(ValueError, match=r"has trained other parameters before.*: new \(\)\."):
+        run(lambda: w * 2, opt)
+    assert w.numpy() == 1
+
+
+def normalised_model():
+    return keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(4),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.5),
+            keras.layers.Dense(2),
+        ]
+    )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_loss_that_is_not_finite_changes_no_variable(bad):
+    model, opt, count = normalised_model(), ADAM(), tf.Variable(0.0, trainable=False)
+
+    def loss(x, y):
+        count.assign_add(1.0)
+        return tf.reduce_mean(model(x)) + tf.reduce_mean(y)
+
+    step = compiled_step(loss, [opt], None)
+    step(batch_of(X, Y))
+    state = [*model.variables, *opt.variables, count, model.layers[2].seed_generator.state]
+    before = [v.numpy() for v in state]
+
+    value, _ = step(batch_of(X, Y * bad))
+    assert not np.isfinite(value)
+    for old, variable in zip(before, state, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), old)
+
+    step(batch_of(X, Y))
+    assert all(
+        np.any(old != v.numpy()) for old, v in zip(before, state, strict=True) if v.shape == (4,)
+    )
+    assert count.numpy() == 2
+
+
+def test_a_step_leaves_moving_statistics_as_keras_does():
+    model = normalised_model()
+    moving = model.layers[1].moving_mean
+    inputs = model.layers[0](X).numpy().mean(0)
+
+    run(lambda x: tf.reduce_mean(model(x)), SGD(0.1), X)
+
+    np.testing.assert_allclose(moving.numpy(), 0.01 * inputs, rtol=1e-4)  # momentum 0.99
+
+
+class Traced:
+    """A loss, which counts how often Python runs it."""
+
+    def __init__(self, loss):
+        self.count = itertools.count()  # a list or number would be a capture that changes
+        self.loss = loss
+
+    def __call__(self, *arguments):
+        next(self.count)
+        return self.loss(*arguments)
+
+    def traces(self):
+        return next(copy.copy(self.count))
+
+
+def test_a_step_is_compiled_once_for_each_signature():
+    _, loss = model_and_loss()
+    loss, opt = Traced(loss), ADAM()
+    for _ in range(3):
+        run(loss, opt, X, Y)
+    assert loss.traces() == 2  # once to see what is read, once to compile
+
+    run(loss, opt, X[:5], Y[:5])
+    run(loss, opt, X, Y)
+    assert loss.traces() == 3
+
+
+def test_a_loss_written_again_with_the_same_captures_is_not_compiled_again():
+    model, opt = model_and_loss()[0], ADAM()
+    traced = Traced(lambda x, y: mse(model(x), y))
+
+    for _ in range(3):
+        run(lambda x, y: traced(x, y), opt, X, Y)
+
+    assert traced.traces() == 2
+    assert len(memory(opt).steps) == 1
+
+
+def test_a_captured_number_that_changed_is_never_stale():
+    w, opt = param(0.0), SGD(1.0)
+    losses = []
+    for scale in 1.0, 2.0, 1.0:
+        losses.append(float(run(lambda: scale + w * 0, opt)[0]))  # noqa: B023
+
+    assert losses == [1.0, 2.0, 1.0]
+    assert len(memory(opt).steps) == 2
+
+
+def test_freezing_takes_effect_at_the_next_call():
+    model, loss = model_and_loss()
+    opt = SGD(0.1)
+    run(loss, opt, X, Y)
+    before = model.get_weights()
+    model[0].trainable = False
+
+    run(loss, opt, X, Y)
+
+    changed = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
+    assert changed == [False, False, True, True]
+
+
+def test_an_optimiser_keeps_a_bounded_number_of_steps():
+    w, opt = param(0.0), SGD(0.1)
+    for i in range(MOST_STEPS + 3):
+        run(lambda: w * float(i), opt)  # noqa: B023
+
+    assert len(memory(opt).steps) == MOST_STEPS
+
+
+def test_an_optimiser_that_has_trained_can_be_saved(tmp_path):
+    model, loss = model_and_loss()
+    opt = ADAM(params(model))
+    model.compile(opt, "mse")
+    run(loss, opt, X, Y)
+
+    model.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+
+    for old, new in zip(opt.variables, again.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(new.numpy(), old.numpy())
+
+
+def test_a_learning_rate_changed_between_steps_takes_effect():
+    w, opt = param(0.0), SGD(1.0)
+    run(lambda: 1.0 * w, opt)
+    opt.learning_rate = 0.5
+    run(lambda: 1.0 * w, opt)
+
+    assert w.numpy() == -1.5
