@@ -22,7 +22,7 @@ def with_public_names(namespace: dict[str, Any]) -> None:
 
 docstrings = Sybil(
     parsers=[DocTestParser(optionflags=ELLIPSIS | NORMALIZE_WHITESPACE)],
-    patterns=["fluxkeras/**/*.py"],
+    patterns=["fluxkeras/*.py", "fluxkeras/**/*.py"],
     setup=with_public_names,
 )
 readme = Sybil(parsers=[PythonCodeBlockParser()], patterns=["README.md"])

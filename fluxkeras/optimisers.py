@@ -10,6 +10,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from fluxkeras.parameters import Variable
+
 __all__ = ["ADAM", "ADAMW", "Adam", "AdamW", "Descent", "Momentum", "Nesterov", "RMSProp", "SGD"]
 
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
@@ -19,9 +21,6 @@ _OPTIONS = (  # those of every Keras optimiser that change the steps
     "weight_decay clipnorm clipvalue global_clipnorm use_ema loss_scale_factor "
     "gradient_accumulation_steps"
 ).split()
-
-# In Keras 3.5 the weights of a layer are no `keras.Variable`s, but instances of the class below it.
-_VARIABLES = (keras.Variable, keras.Variable.__mro__[1], tf.Variable)
 
 _registered = keras.saving.register_keras_serializable(package="fluxkeras")
 
@@ -47,8 +46,9 @@ def _parameters_first(init: Callable[..., None]) -> Callable[..., None]:
 
 def _parameters(rule: str, given: list[Any] | tuple[Any, ...]) -> list[Any]:
     for i, parameter in enumerate(given):
-        if not isinstance(parameter, _VARIABLES):
-            raise _not_first(rule, f"a list with {type(parameter).__name__} at index {i}")
+        if not isinstance(parameter, Variable):
+            kind = type(parameter).__name__
+            raise TypeError(_not_first(rule, f"a list with {kind} at index {i}"))
     if not given:
         raise ValueError(
             f"{rule} expects the parameters to train, got an empty list. Nothing would be trained: "
@@ -67,23 +67,20 @@ def _rate(rule: str, eta: Any) -> Any:
         return float(eta)
     # Models can be called too, but are no learning rates.
     if not callable(eta) or isinstance(eta, keras.Layer | tf.Module):
-        raise _not_first(rule, type(eta).__name__)
+        raise TypeError(_not_first(rule, type(eta).__name__))
     return eta
 
 
-def _not_first(rule: str, got: str) -> TypeError:
+def _not_first(rule: str, got: str) -> str:
     expected = "a learning rate or a list of parameters first"
-    return TypeError(f"{rule} expects {expected}, got {got}. Pass params(model).")
+    return f"{rule} expects {expected}, got {got}. Pass params(model)."
 
 
 def _call(rule: keras.optimizers.Optimizer, **arguments: Any) -> str:
     """The call that makes the rule as it is now. Arguments that are None are not shown."""
     with tf.init_scope():
-        rate = rule.learning_rate
-        if isinstance(rate, _VARIABLES):
-            eta = str(rate.numpy())
-        else:  # Keras gives a schedule's value, but has no public name for the schedule.
-            eta = repr(next(value for value in vars(rule).values() if callable(value)))
+        rate = rule.get_config()["learning_rate"]
+    eta = f"{rate:.7g}" if isinstance(rate, float) else str(rate["class_name"])
     common = {name: getattr(rule, name) or None for name in _OPTIONS}
     options = arguments | common | arguments
     shown = [f"{name}={value!r}" for name, value in options.items() if value is not None]
@@ -290,10 +287,10 @@ class RMSProp(keras.optimizers.Optimizer):
         self.assign(q, rho * q + (1 - rho) * ops.square(g))
         variance = ops.convert_to_tensor(q)
         if self.centred:
-            l = self._means[index]  # noqa: E741
-            self.assign(l, rho * l + (1 - rho) * g)
+            mean = self._means[index]
+            self.assign(mean, rho * mean + (1 - rho) * g)
             # Rounding can take the variance of a constant gradient below zero.
-            variance = ops.maximum(variance - ops.square(l), 0)
+            variance = ops.maximum(variance - ops.square(mean), 0)
         epsilon = max(self.epsilon, _floor(self.epsilon, dtype))
         self.assign_sub(variable, eta * g / (ops.sqrt(variance) + epsilon))
 

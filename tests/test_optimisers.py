@@ -39,11 +39,11 @@ def nesterov(x, gradients, eta=0.001, rho=0.9):
 
 
 def rmsprop(x, gradients, eta=0.001, rho=0.9, epsilon=1e-8, centred=False):
-    q = l = 0  # noqa: E741
+    q = mean = 0
     for g in gradients:
         q = rho * q + (1 - rho) * g**2
-        l = rho * l + (1 - rho) * g if centred else 0  # noqa: E741
-        x = x - eta * g / (np.sqrt(q - l**2) + epsilon)
+        mean = rho * mean + (1 - rho) * g if centred else 0
+        x = x - eta * g / (np.sqrt(q - mean**2) + epsilon)
     return x
 
 
@@ -495,10 +495,10 @@ def test_a_schedule_shows():
     first = keras.optimizers.schedules.ExponentialDecay(0.25, 10, 0.5)
     second = keras.optimizers.schedules.CosineDecay(0.25, 10)
     opt = Descent(first)
-    assert repr(opt) == f"Descent({first!r})"
+    assert repr(opt) == "Descent(ExponentialDecay)"
 
     opt.learning_rate = second
-    assert repr(opt) == f"Descent({second!r})"
+    assert repr(opt) == "Descent(CosineDecay)"
 
 
 def test_a_rule_can_be_printed_while_a_function_is_traced():

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from fluxkeras.parameters import needs_building
+
 COMMENT_COLUMN = 40  # where Flux puts the count of a layer
 TOTAL_COLUMN = 20
 
@@ -66,7 +68,7 @@ def _with_comment(line: str, column: int, comment: str) -> str:
 def _count(element: Any) -> str:
     if not isinstance(element, keras.Layer):
         return ""
-    if not element.built and not element.weights:
+    if needs_building(element):
         return "not built yet"
     trainable, fixed = map(_size, (element.trainable_weights, element.non_trainable_weights))
     words = [f"{trainable:_} parameters"] if trainable else []

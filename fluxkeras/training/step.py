@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from fluxkeras.checks import undressed, warn
-from fluxkeras.parameters import Variable, key, listed, params, raw
+from fluxkeras.parameters import KerasVariable, Variable, key, listed, params, raw
 from fluxkeras.training.captures import Captures
 from fluxkeras.training.feed import Batch
 from fluxkeras.training.objective import Objective, access
@@ -85,6 +85,8 @@ class Step:
 
 def _apply(optimiser: Optimiser, group: list[Variable], gradients: dict[int, Any]) -> None:
     reached = [v for v in group if gradients[key(v)] is not None]
+    # Keras 3.5 takes both kinds of variables, but not Keras's before TensorFlow's.
+    reached.sort(key=lambda v: isinstance(v, KerasVariable))
     if reached:
         optimiser.apply([gradients[key(v)] for v in reached], reached)
 

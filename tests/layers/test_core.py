@@ -293,7 +293,7 @@ def test_chain_fits_and_exports_as_a_keras_model(m, tmp_path):
     m.compile("adam", "mse")
 
     history = m.fit(x, y, epochs=5, verbose=0).history["loss"]
-    m.export(tmp_path / "saved", verbose=False)
+    m.export(tmp_path / "saved")
     saved = tf.saved_model.load(tmp_path / "saved")
 
     assert history[-1] < history[0]
