@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
+from numbers import Number
 from typing import Any
 
 __all__ = ["repeated"]
@@ -47,3 +48,9 @@ class repeated(Iterable[Any]):
         return (
             f"repeated({self.batch!r})" if self.n is None else f"repeated({self.batch!r}, {self.n})"
         )
+
+
+def is_nested_list(value: Any) -> bool:
+    """Whether a list stands for an array: it holds numbers, texts, or such lists."""
+    atoms = Number | str | bytes
+    return isinstance(value, list) and all(isinstance(v, atoms) or is_nested_list(v) for v in value)

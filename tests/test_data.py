@@ -3,6 +3,7 @@ import itertools
 import pytest
 
 from fluxkeras import repeated
+from fluxkeras.data import is_nested_list
 
 
 def test_repeated_gives_the_same_object_n_times():
@@ -40,3 +41,13 @@ def test_the_repr_of_repeated_makes_it_again(data):
     again = eval(repr(data))
 
     assert (again.batch, again.n) == (data.batch, data.n)
+
+
+@pytest.mark.parametrize("value", [[], [1, 2.5], [[1], [2, 3]], ["a", b"b"], [True, [[0]]]])
+def test_lists_of_numbers_stand_for_arrays(value):
+    assert is_nested_list(value)
+
+
+@pytest.mark.parametrize("value", [3, (1, 2), [1, (2,)], [[1], None], [{}], [range(2)]])
+def test_other_lists_do_not(value):
+    assert not is_nested_list(value)

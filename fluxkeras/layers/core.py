@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from fluxkeras.checks import ShapeError, shape_of, undressed
+from fluxkeras.data import is_nested_list
 from fluxkeras.layers.printing import describe, expanded
 from fluxkeras.parameters import needs_building
 
@@ -17,7 +18,7 @@ class FluxLayer:
     """What a call of our layers adds to a call of Keras's: plain lists, and errors as raised."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        args = tuple(np.asarray(a) if isinstance(a, list) else a for a in args)
+        args = tuple(np.asarray(a) if is_nested_list(a) else a for a in args)
         try:
             return super().__call__(*args, **kwargs)  # type: ignore[misc]
         except ShapeError as error:

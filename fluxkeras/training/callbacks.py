@@ -129,7 +129,9 @@ class Callbacks:
     """
 
     def __init__(self, cb: Callable[..., Any] | Iterable[Callable[..., Any]] | None) -> None:
-        self._callbacks = [] if cb is None else [cb] if callable(cb) else list(cb)
+        if callable(cb) or not isinstance(cb, Iterable):
+            cb = [] if cb is None else [cb]
+        self._callbacks: list[Any] = list(cb)
         self._takes_state = [_takes_state(callback) for callback in self._callbacks]
 
     def __bool__(self) -> bool:

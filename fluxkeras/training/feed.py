@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from fluxkeras.checks import locate
+from fluxkeras.data import is_nested_list
 from fluxkeras.parameters import Variable
 
 
@@ -87,6 +88,8 @@ def _iterator(data: Any) -> Iterator[Any]:
 
 def _py_dataset(data: keras.utils.PyDataset) -> Iterator[Any]:
     # Python would iterate it by __getitem__ alone, which knows no end.
+    if hasattr(data, "on_epoch_begin"):  # not in Keras 3.5
+        data.on_epoch_begin()
     position = 0
     while data.num_batches is None or position < data.num_batches:
         yield data[position]
@@ -125,13 +128,7 @@ def _is_splatted(item: Any) -> bool:
 
 
 def _is_structure(node: Any) -> bool:
-    return isinstance(node, Mapping | tuple) or (isinstance(node, list) and not _is_nested(node))
-
-
-def _is_nested(node: Any) -> bool:
-    """Whether a list stands for an array: numbers, or lists of them."""
-    atoms = Number | str | bytes
-    return all(isinstance(n, atoms) or (isinstance(n, list) and _is_nested(n)) for n in node)
+    return isinstance(node, Mapping | tuple | list) and not is_nested_list(node)
 
 
 def _map_parts(f: Any, node: Any, path: str) -> Any:

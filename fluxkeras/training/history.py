@@ -57,11 +57,12 @@ class History:
     def __getitem__(self, name: str) -> np.ndarray:
         if name == "loss":
             return self.losses
-        if not isinstance(self.aux, dict) or name not in self.aux:
+        aux = self.aux
+        if not isinstance(aux, dict) or name not in aux:
             raise KeyError(
                 f"no {name!r} in the history: did the objective return (loss, {{{name!r}: …}})?"
             )
-        return self.aux[name]
+        return aux[name]
 
     def __len__(self) -> int:
         return len(self._losses)
@@ -74,7 +75,8 @@ class History:
             return "History(no steps)"
         first, last = self._losses[0], self._losses[-1]
         ending = ", stopped" if self.stopped else ""
-        return f"History({len(self)} steps, loss {first:.4g} to {last:.4g}{ending})"
+        steps = "1 step" if len(self) == 1 else f"{len(self)} steps"
+        return f"History({steps}, loss {first:.4g} to {last:.4g}{ending})"
 
 
 def _stacked(values: tuple[Any, ...]) -> Any:

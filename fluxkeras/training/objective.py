@@ -130,6 +130,12 @@ def access(objective: Objective, batch: Batch) -> Access:
     objective.convert()
     try:
         return _access(objective, batch)
+    except tf.errors.OperatorNotAllowedInGraphError:
+        raise TypeError(
+            "the objective has a Python `if`, `for` or `while` over tensors. TensorFlow converts "
+            "it if it finds the source, but functions typed into a terminal have none. Put the "
+            "objective into a file, or use tf.where, tf.cond or tf.map_fn."
+        ) from first
     except Exception as error:
         is_control_flow = isinstance(first, tf.errors.OperatorNotAllowedInGraphError)
         raise undressed(error) if is_control_flow else first from None

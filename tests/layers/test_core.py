@@ -204,6 +204,13 @@ def test_chain_takes_any_callable_and_nested_chains():
     assert len(params(m)) == 2
 
 
+def test_chain_passes_a_list_of_tensors_on_to_a_layer_that_takes_one():
+    m = Chain(keras.layers.Add(), relu)
+    x = tf.constant([[1.0, -2.0]])
+
+    np.testing.assert_array_equal(m([x, x]), [[2.0, 0.0]])
+
+
 def test_chain_may_hold_a_layer_twice():
     d = Dense(4, 4)
     m = Chain(d, relu, d)

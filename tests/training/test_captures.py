@@ -188,3 +188,19 @@ def test_what_counts_by_identity_is_kept_alive():
     others = [fingerprint(closure(tf.constant(1.0))) for _ in range(100)]
 
     assert captured.fingerprint not in others
+
+
+def test_what_is_too_deep_to_compare_is_the_same_as_nothing():
+    deep = []
+    for _ in range(10_000):
+        deep = [deep]
+
+    assert fingerprint(deep) != fingerprint(deep)
+    assert isinstance(hash(fingerprint(deep)), int)
+
+
+@pytest.mark.parametrize(
+    "array", [np.array(3.0), np.zeros((3, 4))[:, ::2], np.array(["2020-01-01"], "datetime64[D]")]
+)
+def test_arrays_of_any_kind_count_by_value(array):
+    assert fingerprint(array) == fingerprint(array.copy())

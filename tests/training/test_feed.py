@@ -16,7 +16,10 @@ Point = collections.namedtuple("Point", "x y")
 
 
 class Squares(keras.utils.PyDataset):
-    epochs_ended = 0
+    epochs_begun = epochs_ended = 0
+
+    def on_epoch_begin(self):
+        self.epochs_begun += 1
 
     def __len__(self):
         return 3
@@ -123,7 +126,7 @@ def test_a_py_dataset_is_gone_through_once_and_told_so():
     given = arguments(data)
 
     np.testing.assert_array_equal([y for _, y in given], [[0], [1], [4]])
-    assert data.epochs_ended == 1
+    assert (data.epochs_begun, data.epochs_ended) == (1, 1)
 
 
 def test_an_item_is_asked_for_only_when_it_is_wanted():

@@ -52,5 +52,6 @@ def test_an_empty_history_is_true_and_prints():
 def test_a_history_prints_its_first_and_last_loss():
     history = filled(None, None)
     assert repr(history) == "History(2 steps, loss 1 to 0.5)"
+    assert repr(filled(None)) == "History(1 step, loss 1 to 1)"
     history.stopped = True
     assert repr(history) == "History(2 steps, loss 1 to 0.5, stopped)"

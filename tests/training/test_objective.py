@@ -159,6 +159,15 @@ def test_python_control_flow_over_tensors_is_converted(recwarn):
     assert len(recwarn) == 0
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_control_flow_whose_source_is_not_to_be_found_is_refused(caplog):
+    namespace = {"tf": tf, "w": param(2.0)}
+    exec("loss = lambda x: w if tf.reduce_sum(x) > 0 else -w", namespace)
+
+    with pytest.raises(TypeError, match="the objective has a Python `if`, `for` or `while` over"):
+        access(Objective(namespace["loss"]), batch_of(X))
+
+
 def test_an_objective_without_control_flow_is_left_to_python():
     def loss(x):
         return tf.reduce_sum(x) * w
