@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 import sys
 import time
 from typing import Any, Protocol, TextIO
@@ -9,6 +10,7 @@ from typing import Any, Protocol, TextIO
 import keras
 
 BAR_SECONDS = 0.1  # between two drawings of the bar: smooth to the eye, nothing beside a step
+TEXT_COLUMNS = 50  # what stands beside the bar
 LINE_SECONDS = 10.0  # between two lines of a log
 
 
@@ -84,7 +86,9 @@ class Bar:
     """Keras's progress bar, drawn a few times a second, with the loss since the last time."""
 
     def __init__(self, target: int | None) -> None:
-        self._bar = keras.utils.Progbar(target, stateful_metrics=["loss"], interval=0)
+        width = min(20, max(1, shutil.get_terminal_size().columns - TEXT_COLUMNS))
+        self._bar = keras.utils.Progbar(target, width, stateful_metrics=["loss"], interval=0)
+        self._above = _AboveBar(sys.stdout, self)
         self._target = target
         self._next = 0.0
         self._steps = self._drawn = 0
@@ -105,7 +109,7 @@ class Bar:
         self._is_open = False
 
     def aside(self) -> contextlib.AbstractContextManager[Any]:
-        return contextlib.redirect_stdout(_AboveBar(sys.stdout, self))
+        return contextlib.redirect_stdout(self._above)
 
     def clear(self, stream: TextIO) -> None:
         """Take the bar away until it is drawn again, so that other output begins a line."""
