@@ -5,6 +5,8 @@ A model is something you call, any function is an objective, any iterable is dat
 the order in which they build on each other.
 """
 
+import os
+
 _OTHER_BACKEND = (
     "fluxkeras trains through TensorFlow, but Keras is set to another backend, {}. Set the "
     "environment variable KERAS_BACKEND=tensorflow before Keras is imported, or "
@@ -13,8 +15,9 @@ _OTHER_BACKEND = (
 try:
     import keras
 except ModuleNotFoundError as error:
-    if error.name in ("jax", "torch"):
-        raise ImportError(_OTHER_BACKEND.format(f"which needs {error.name}")) from error
+    _backend = os.environ.get("KERAS_BACKEND", error.name)
+    if _backend in ("jax", "torch", "numpy", "openvino"):
+        raise ImportError(_OTHER_BACKEND.format(repr(_backend))) from error
     raise
 if keras.config.backend() != "tensorflow":
     raise ImportError(_OTHER_BACKEND.format(repr(keras.config.backend())))

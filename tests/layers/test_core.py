@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fluxkeras import Chain, Dense, ShapeError, params, relu, softmax, tanh, σ
+import fluxkeras
+from fluxkeras import Chain, Dense, ShapeError, activations, params, relu, softmax, tanh, σ
 
 rng = np.random.default_rng(0)
 
@@ -43,6 +44,24 @@ def test_dense_takes_any_activation(activation):
 @pytest.mark.parametrize("layer", [Dense((4, 3), σ), Dense([4, 3], σ), Dense(np.int64(4), 3, σ)])
 def test_dense_takes_its_sizes_as_a_pair_too(layer):
     assert repr(layer) == "Dense(4, 3, σ)"
+
+
+@pytest.mark.parametrize("name", activations.__all__)
+def test_every_activation_is_an_argument_an_element_and_a_function(name):
+    activation = getattr(fluxkeras, name)
+    dense = Dense(4, 6)
+    x = rng.random((5, 4))
+    expected = activation(dense(x))
+
+    as_argument = Dense(4, 6, activation)
+    as_argument.set_weights(dense.get_weights())
+    as_element = Chain(dense, activation)
+
+    for model in as_argument, as_element, tf.function(as_element):
+        y = model(x)
+        assert y.shape == expected.shape
+        if name != "rrelu":
+            np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_dense_is_keras_dense_and_built():

@@ -1,5 +1,4 @@
-import copy
-import itertools
+import collections
 
 import keras
 import numpy as np
@@ -167,15 +166,15 @@ class Traced:
     """A loss, which counts how often Python runs it."""
 
     def __init__(self, loss):
-        self.count = itertools.count()  # a list or number would be a capture that changes
+        self.calls = collections.deque()  # a list or number would be a capture that changes
         self.loss = loss
 
     def __call__(self, *arguments):
-        next(self.count)
+        self.calls.append(1)
         return self.loss(*arguments)
 
     def traces(self):
-        return next(copy.copy(self.count))
+        return len(self.calls)
 
 
 def test_a_step_is_compiled_once_for_each_signature():
