@@ -13,9 +13,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from fluxkeras.parameters import Variable
+from fluxkeras.parameters import KerasVariable, Variable
 
 PLAIN = bool | int | float | complex | str | bytes | np.generic | None
+
+OF_KERAS = keras.Layer | KerasVariable
 
 # Objects of these packages count by identity alone: their inside is not the user's to change.
 LIBRARIES = sys.stdlib_module_names - {"__main__"} | {"fluxkeras", "keras", "numpy", "tensorflow"}
@@ -42,6 +44,10 @@ class Captures:
             self.fingerprint: Hashable = tuple(map(self._of, values))
         except RecursionError:  # too deep to compare: the same as no other
             self.fingerprint = object()
+
+    def of_keras(self) -> list[Any]:
+        """The Keras layers and variables among what was found."""
+        return [value for _, value in self._kept.values() if isinstance(value, OF_KERAS)]
 
     def _of(self, value: Any) -> Hashable:
         if isinstance(value, PLAIN):
@@ -106,6 +112,9 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
     for name, part in list(vars(value).items()):
         if not (is_layer and name in BOOKKEEPING):
             yield name, part
+    if is_layer:
+        yield "trainable", value.trainable
+        yield "layers", getattr(value, "layers", ())
 
 
 def _is_library(module: str | None) -> bool:

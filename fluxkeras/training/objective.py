@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,32 +23,37 @@ class Objective(keras.Layer):
     Args:
         loss: returns a number, or a tuple `(number, anything else)`.
         model: goes first into `loss`, if given.
+        parts: Keras layers and variables that `loss` refers to. Keras clears what layers collect in
+            `losses` at the start of each call, but only in layers that it knows to be within.
     """
 
-    def __init__(self, loss: Callable[..., Any], model: Any = None) -> None:
+    def __init__(
+        self, loss: Callable[..., Any], model: Any = None, parts: Iterable[Any] = ()
+    ) -> None:
         # The loss is computed in full precision; a model of another policy casts for itself.
         super().__init__(name="objective", dtype=keras.config.floatx())
         if not callable(loss):
             raise TypeError(f"train expects a function as its objective, got {loss!r}.")
-        self.function = loss if model is None else functools.partial(loss, model)
+        # A tf.function keeps its traces, and would serve one of inference here, or of training
+        # elsewhere.
+        function = getattr(loss, "python_function", loss)
+        self.function = function if model is None else functools.partial(function, model)
+        self.is_converted = False
+        self.parts = list(parts)
         self.built = True
 
     def call(self, *arguments: Any, training: bool | None = None) -> Any:
-        return self.function(*arguments)
+        # AutoGraph turns Python's `if`, `for` and `while` into TensorFlow's. It is left out where
+        # it is not needed, since it warns of every function whose source it cannot find, such as
+        # those typed into a terminal.
+        function = tf.function(self.function) if self.is_converted else self.function
+        return function(*arguments)
 
     def evaluate(self, structure: Any, tensors: Any) -> tuple[tf.Tensor, Any]:
         """The loss of a batch, and what the function returned besides (None if nothing)."""
         arguments = unpacked(structure, tensors)
         self._check_arguments(arguments)
         return _loss_and_aux(self(*arguments, training=True))
-
-    def convert(self) -> None:
-        """Have AutoGraph turn the function's `if`, `for` and `while` into TensorFlow's.
-
-        Not done from the start: most objectives have none, and AutoGraph warns of every function
-        whose source it cannot find, such as those typed into a terminal.
-        """
-        self.function = tf.function(self.function)
 
     def _check_arguments(self, arguments: tuple[Any, ...]) -> None:
         try:
@@ -95,39 +100,20 @@ def _as_read(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Access:
-    """The variables that an objective reads with a gradient, and those that it writes."""
+    """The variables that an objective reads with a gradient, and those that it may write."""
 
-    trained: list[Variable]
-    written: list[Variable]
-
-
-class _Recorder(keras.StatelessScope):
-    """Notes the Keras variables that are read and written within it; nothing is written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.read: dict[int, keras.Variable] = {}
-        self.written: dict[int, keras.Variable] = {}
-
-    def get_current_value(self, variable: keras.Variable) -> None:
-        self.read[id(variable)] = variable
-
-    def add_update(self, update: tuple[keras.Variable, Any]) -> None:
-        self.written[id(update[0])] = update[0]
+    read: list[Variable]
+    written: list[tf.Variable]
 
 
 def access(objective: Objective, batch: Batch) -> Access:
-    """Trace the objective once, without running it, to see what it reads and writes.
-
-    Keras's variables tell by themselves; TensorFlow's, which may be used bare or in a `tf.Module`,
-    by the tape and the traced graph.
-    """
+    """Trace the objective once, without running it, to see what it reads and writes."""
     try:
         return _access(objective, batch)
     except TypeError as error:
         first = undressed(error)
     # It may be a Python `if` or `for` over tensors, which AutoGraph can convert.
-    objective.convert()
+    objective.is_converted = True
     try:
         return _access(objective, batch)
     except tf.errors.OperatorNotAllowedInGraphError:
@@ -142,18 +128,37 @@ def access(objective: Objective, batch: Batch) -> Access:
 
 
 def _access(objective: Objective, batch: Batch) -> Access:
-    recorder, tape = _Recorder(), tf.GradientTape()
+    tape = tf.GradientTape()
 
     def forward(*tensors: Any) -> tf.Tensor:
         with tape:
             return objective.evaluate(batch.structure, tensors)[0]
 
-    with recorder:
-        specs = [tf.type_spec_from_value(tensor) for tensor in batch.tensors]
-        graph = tf.function(forward, autograph=False).get_concrete_function(*specs)
-    keras_variables = {key(v): v for v in recorder.read.values()}
-    trained = [v for v in keras_variables.values() if v.trainable]
-    trained += [v for v in tape.watched_variables() if key(v) not in keras_variables]
-    written = list(recorder.written.values())
-    written += [v for v in graph.variables if not v.trainable and key(v) not in keras_variables]
-    return Access(trained, written)
+    specs = [tf.type_spec_from_value(tensor) for tensor in batch.tensors]
+    function = tf.function(forward, autograph=False).get_concrete_function(*specs)
+    # The tape knows TensorFlow's variables alone, and not which ones Keras has frozen since.
+    of_keras = {key(v): v for v in objective.variables}
+    read = [of_keras.get(key(v), v) for v in tape.watched_variables()]
+    return Access([v for v in read if v.trainable], _written(function))
+
+
+READERS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"}
+
+
+def _written(function: Any) -> list[tf.Variable]:
+    """The variables that a traced function hands to an operation that does more than read.
+
+    Calls of other functions and control flow count as such: what they do within is not looked at.
+    """
+    captured = function.captured_inputs
+    inputs = function.inputs[len(function.inputs) - len(captured) :]
+    placeholders = dict(zip(map(id, inputs), captured, strict=True))
+    by_handle = {id(v.handle): v for v in function.variables}
+    handed = {
+        id(placeholders[id(tensor)])
+        for operation in function.graph.get_operations()
+        if operation.type not in READERS
+        for tensor in operation.inputs
+        if id(tensor) in placeholders
+    }
+    return [v for handle, v in by_handle.items() if handle in handed]

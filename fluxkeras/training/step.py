@@ -1,5 +1,6 @@
 """One step: gradient, guard and update of a batch, compiled."""
 
+import types
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -9,11 +10,13 @@ import tensorflow as tf
 
 from fluxkeras.checks import undressed, warn
 from fluxkeras.parameters import KerasVariable, Variable, key, listed, params, raw
-from fluxkeras.training.captures import Captures
+from fluxkeras.training.captures import PLAIN, Captures
 from fluxkeras.training.feed import Batch
 from fluxkeras.training.objective import Objective, access
 
 Optimiser: TypeAlias = keras.optimizers.Optimizer
+
+Groups: TypeAlias = list[tuple[Optimiser, list[Variable]]]
 
 MOST_STEPS = 8  # compiled objectives kept for an optimiser; the one unused for longest goes first
 
@@ -35,8 +38,6 @@ class Step:
         self.optimisers = optimisers
         self.model = model
         self.compiled: dict[Any, Callable[..., Any]] = {}
-        self._groups: list[tuple[Optimiser, list[Variable]]] = []
-        self._written: list[Variable] = []
 
     def __call__(self, batch: Batch) -> tuple[tf.Tensor, Any]:
         signature = batch.signature()
@@ -46,30 +47,28 @@ class Step:
 
     def _compile(self, batch: Batch) -> Callable[..., Any]:
         try:
-            if not self._groups:
-                found = access(self.objective, batch)
-                self._groups = _groups(self.optimisers, found.trained, self.model)
-                self._written = found.written
-            step = tf.function(self._step(batch.structure), autograph=False)
+            found = access(self.objective, batch)
+            groups = _groups(self.optimisers, found.read, self.model)
+            step = tf.function(self._step(batch.structure, groups, found.written), autograph=False)
             specs = [tf.type_spec_from_value(tensor) for tensor in batch.tensors]
             return step.get_concrete_function(*specs)
         except Exception as error:
             raise undressed(error) from None
 
-    def _step(self, structure: Any) -> Callable[..., Any]:
-        written = [raw(v) for v in self._written]
-        trained = list({key(v): raw(v) for _, group in self._groups for v in group}.values())
+    def _step(self, structure: Any, groups: Groups, written: list[tf.Variable]) -> Any:
+        trained = [raw(v) for _, group in groups for v in group]
 
         def step(*tensors: Any) -> tuple[tf.Tensor, Any]:
             before = [tf.identity(v) for v in written]
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
+            with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
                 tape.watch(trained)
                 loss, aux = self.objective.evaluate(structure, tensors)
-            gradients = dict(zip(map(key, trained), tape.gradient(loss, trained), strict=True))
+                scaled = [optimiser.scale_loss(loss) for optimiser, _ in groups]
+            updates = _updates(tape, groups, scaled)
 
             def update() -> tf.Tensor:
-                for optimiser, group in self._groups:
-                    _apply(optimiser, group, gradients)
+                for optimiser, gradients, variables in updates:
+                    optimiser.apply(gradients, variables)
                 return tf.constant(True)
 
             def restore() -> tf.Tensor:
@@ -83,17 +82,34 @@ class Step:
         return step
 
 
-def _apply(optimiser: Optimiser, group: list[Variable], gradients: dict[int, Any]) -> None:
-    reached = [v for v in group if gradients[key(v)] is not None]
-    # Keras 3.5 takes both kinds of variables, but not Keras's before TensorFlow's.
-    reached.sort(key=lambda v: isinstance(v, KerasVariable))
-    if reached:
-        optimiser.apply([gradients[key(v)] for v in reached], reached)
+def _updates(
+    tape: tf.GradientTape, groups: Groups, scaled: list[tf.Tensor]
+) -> list[tuple[Optimiser, list[Any], list[Variable]]]:
+    """What to apply: for each optimiser the gradients that there are, and their variables."""
+    gradients: dict[tuple[int, int], Any] = {}
+    for loss in {id(loss): loss for loss in scaled}.values():  # mostly one, which none has scaled
+        sharing = [
+            v for (_, group), own in zip(groups, scaled, strict=True) if own is loss for v in group
+        ]
+        found = tape.gradient(loss, [raw(v) for v in sharing])
+        gradients |= {(id(loss), key(v)): g for v, g in zip(sharing, found, strict=True)}
+    updates = []
+    for (optimiser, group), loss in zip(groups, scaled, strict=True):
+        reached = [v for v in group if gradients[id(loss), key(v)] is not None]
+        # Keras 3.5 takes both kinds of variables, but not Keras's before TensorFlow's.
+        reached.sort(key=lambda v: isinstance(v, KerasVariable))
+        if reached:
+            updates.append((optimiser, [gradients[id(loss), key(v)] for v in reached], reached))
+    if not updates and any(group for _, group in groups):
+        raise ValueError(
+            "no gradient reaches the variables that the objective reads, so there is nothing to "
+            "train. Is there an argmax, a round, a comparison or a tf.stop_gradient on the way, or "
+            "NumPy?"
+        )
+    return updates
 
 
-def _groups(
-    optimisers: Sequence[Optimiser], read: list[Variable], model: Any
-) -> list[tuple[Optimiser, list[Variable]]]:
+def _groups(optimisers: Sequence[Optimiser], read: list[Variable], model: Any) -> Groups:
     """Which optimiser trains which variables."""
     named = [getattr(optimiser, "params", None) for optimiser in optimisers]
     if named.count(None) > 1:
@@ -111,11 +127,13 @@ def _groups(
             "the model, and through operations of TensorFlow or Keras, not NumPy's? Is the model "
             "trainable?"
         )
-    groups = [rest if group is None else group for group in named]
-    for optimiser, group in zip(optimisers, groups, strict=True):
+    groups = []
+    for optimiser, given in zip(optimisers, named, strict=True):
+        group = [v for v in (rest if given is None else given) if v.trainable]
         _warn_of_unread(optimiser, [v for v in group if key(v) not in is_read])
-        _build(optimiser, group)
-    return list(zip(optimisers, groups, strict=True))
+        _build(optimiser, rest if given is None else given)
+        groups.append((optimiser, [v for v in group if key(v) in is_read]))
+    return groups
 
 
 def _warn_of_unread(optimiser: Optimiser, unread: list[Variable]) -> None:
@@ -159,13 +177,24 @@ def compiled_step(loss: Callable[..., Any], optimisers: Sequence[Optimiser], mod
     A step is compiled once for each code and captures: what the objective refers to is compared
     by value where it is plain, and a changed number makes a new step, never a stale one.
     """
-    captured = Captures(loss, model)
+    captured = Captures(loss, model, [_hyper_parameters(o) for o in optimisers])
     identity = captured.fingerprint, tuple(map(id, optimisers)), keras.config.floatx()
     steps = memory(optimisers[0]).steps
     if identity not in steps:
         # The captures and optimisers are kept, so that no other object takes over their ids.
-        steps[identity] = captured, Step(Objective(loss, model), optimisers, model)
+        objective = Objective(loss, model, captured.of_keras())
+        steps[identity] = captured, Step(objective, optimisers, model)
     steps.move_to_end(identity)
     if len(steps) > MOST_STEPS:
         steps.popitem(last=False)
     return steps[identity][1]
+
+
+def _hyper_parameters(optimiser: Optimiser) -> dict[str, Any]:
+    """What of an optimiser is compiled in: its options, but not the learning rate's variable."""
+    return {
+        name: value
+        for name, value in vars(optimiser).items()
+        if isinstance(value, types.FunctionType)
+        or (isinstance(value, PLAIN) and not name.startswith("_") and name != "built")
+    }

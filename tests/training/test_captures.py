@@ -147,6 +147,16 @@ def test_an_option_of_a_layer_and_freezing_count():
     assert fingerprint(model) != changed
     model[0].trainable, model[1].rate = True, 0.5
     assert fingerprint(model) == before
+    model[2].layers[0].trainable = False
+    assert fingerprint(model) != before
+
+
+def test_a_layer_that_has_only_moving_statistics_counts_as_frozen():
+    layer = keras.layers.BatchNormalization(center=False, scale=False)
+    model = keras.Sequential([keras.Input((3,)), layer])
+    before = fingerprint(model)
+    layer.trainable = False
+    assert fingerprint(model) != before
 
 
 @pytest.mark.parametrize(

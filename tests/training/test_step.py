@@ -115,6 +115,126 @@ def test_an_optimiser_that_has_trained_others_is_refused():
     assert w.numpy() == 1
 
 
+def test_an_objective_through_which_no_gradient_comes_is_refused():
+    model, _ = model_and_loss()
+
+    with pytest.raises(ValueError, match="no gradient reaches the variables that the objective"):
+        run(lambda x, y: tf.reduce_mean(tf.round(model(x))), SGD(0.1), X, Y)
+
+
+def test_a_named_parameter_that_is_frozen_is_left():
+    model, loss = model_and_loss()
+    opt = SGD(params(model), 0.1)
+    model[0].trainable = False
+    before = model.get_weights()
+
+    run(loss, opt, X, Y)
+
+    changed = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
+    assert changed == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)),
+        lambda: SGD(0.1, loss_scale_factor=128.0),
+    ],
+)
+def test_an_optimiser_that_scales_the_loss_makes_the_same_step(scaling):
+    w = param([1.0, 2.0])
+
+    loss, _ = run(lambda x: tf.reduce_sum(w**2 * x), scaling(), [3.0, 5.0])
+
+    assert float(loss) == 23
+    np.testing.assert_allclose(w.numpy(), [0.4, 0.0], atol=1e-6)
+
+
+def test_two_optimisers_one_of_which_scales_the_loss():
+    a, b = param(1.0), param(1.0)
+
+    run(lambda: a + 2 * b, [SGD([a], 0.1), SGD(0.01, loss_scale_factor=64.0)])
+
+    np.testing.assert_allclose([a.numpy(), b.numpy()], [0.9, 0.98], rtol=1e-6)
+
+
+def test_an_option_of_the_optimiser_that_changed_takes_effect():
+    w, opt = param(0.0), SGD(1.0, clipnorm=0.5)
+    run(lambda: 2.0 * w, opt)
+    opt.clipnorm = 0.25
+    run(lambda: 2.0 * w, opt)
+
+    assert w.numpy() == -0.75
+
+
+def test_an_objective_that_reads_other_variables_for_another_structure_trains_them():
+    a, b = param(1.0), param(1.0)
+    step = compiled_step(lambda d: a * d["a"] if "a" in d else b * d["b"], [SGD([a, b], 0.1)], None)
+
+    with pytest.warns(UserWarning, match="does not read these parameters"):
+        step(batch_of({"a": 1.0}))
+        step(batch_of({"b": 2.0}))
+
+    np.testing.assert_allclose([a.numpy(), b.numpy()], [0.9, 0.8], rtol=1e-6)
+
+
+def test_losses_that_layers_collect_can_be_added_to_the_objective():
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(2, kernel_regularizer="l2", activity_regularizer="l1"),
+        ]
+    )
+    kernel = model.layers[0].kernel.numpy()
+
+    for n in 8, 5:  # each is traced anew
+        x = np.abs(X[:n])
+        expected = 0.01 * (kernel**2).sum() + 0.01 * np.abs(x @ kernel).sum() / n
+        loss, _ = run(lambda x: 0.0 * tf.reduce_sum(model(x)) + sum(model.losses), SGD(0.0), x)
+        assert float(loss) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("where", ["objective", "model", "branch"])
+def test_layers_train_inside_of_compiled_functions_and_branches(where):
+    model = normalised_model()
+    moving = model.layers[1].moving_mean
+    compiled = tf.function(model)
+
+    def plain(x):
+        return tf.reduce_mean(model(x) ** 2)
+
+    def branch(x):
+        if tf.reduce_sum(x) > 0:
+            return tf.reduce_mean(model(x) ** 2)
+        return 0.0
+
+    losses = {
+        "objective": tf.function(plain),
+        "model": lambda x: tf.reduce_mean(compiled(x) ** 2),
+        "branch": branch,
+    }
+    step = compiled_step(losses[where], [SGD(0.0)], None)
+    seen = [float(step(batch_of(X))[0]) for _ in range(3)]
+
+    assert len(set(seen)) == 3  # Dropout is new each time
+    after = moving.numpy()
+    assert np.all(after != 0)
+    step(batch_of(X * np.nan))
+    np.testing.assert_array_equal(moving.numpy(), after)
+
+
+def test_a_compiled_objective_keeps_its_own_traces():
+    dropout, w = keras.layers.Dropout(0.5), param(1.0)
+    loss = tf.function(lambda x: w * tf.reduce_mean(dropout(x)))
+    x = tf.ones((40, 5))
+    assert float(loss(x)) == 1
+
+    inside = run(loss, SGD(0.0), x)[0]
+
+    assert float(inside) != 1
+    assert float(loss(x)) == 1
+
+
 def normalised_model():
     return keras.Sequential(
         [
@@ -186,7 +306,7 @@ def test_a_step_is_compiled_once_for_each_signature():
 
     run(loss, opt, X[:5], Y[:5])
     run(loss, opt, X, Y)
-    assert loss.traces() == 3
+    assert loss.traces() == 4
 
 
 def test_a_loss_written_again_with_the_same_captures_is_not_compiled_again():
