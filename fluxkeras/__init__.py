@@ -6,6 +6,7 @@ the order in which they build on each other.
 """
 
 import os
+import types
 
 _OTHER_BACKEND = (
     "fluxkeras trains through TensorFlow, but Keras is set to another backend, {}. Set the "
@@ -34,3 +35,10 @@ from fluxkeras.training.history import *
 from fluxkeras.training.loop import *
 
 __version__ = "0.1.0"
+
+# Without the modules: `from fluxkeras import *` leaves the `layers` and `losses` of Keras alone.
+__all__ = [
+    name
+    for name, value in list(globals().items())
+    if not name.startswith("_") and not isinstance(value, types.ModuleType)
+]

@@ -120,9 +120,10 @@ class Descent(keras.optimizers.SGD):
 
     Args:
         eta: the learning rate, a number from 0, a Keras learning-rate schedule, or a function of no
-            arguments that returns a number. The parameters may come before it, as a list of
-            variables: `Descent(params(m), 0.1)`. They are then kept as `params`, which otherwise is
-            None.
+            arguments, which is called when a step is compiled: to change the rate while training,
+            have it read a `tf.Variable`, or assign to `learning_rate`. The parameters may come
+            before it, as a list of variables: `Descent(params(m), 0.1)`. They are then kept as
+            `params`, which otherwise is None.
         **keras_options: what `keras.optimizers.SGD` takes, under Keras's names, such as `clipnorm`
             or `momentum`. `learning_rate` wins over `eta`.
 

@@ -25,13 +25,20 @@ def test_every_public_name_is_written_once_and_exported():
 
 
 def test_nothing_else_is_exported():
-    extra = {
-        name
-        for name, value in vars(fluxkeras).items()
-        if not name.startswith("_") and not inspect.ismodule(value)
-    }
+    namespace = {}
+    exec("from fluxkeras import *", namespace)
 
-    assert extra == {name for _, name in NAMES}
+    assert namespace.keys() - {"__builtins__"} == {name for _, name in NAMES}
+
+
+def test_importing_leaves_keras_as_it_is():
+    program = (
+        "import fluxkeras, keras; keras.config.set_floatx('float64'); "
+        "assert keras.layers.Dense(1).compute_dtype == 'float64'; "
+        "assert keras.layers.Dense(1).name == 'dense_1'"
+    )
+
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
 def test_no_module_bears_the_name_of_a_public_function():

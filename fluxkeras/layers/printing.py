@@ -27,12 +27,15 @@ def describe(element: Any) -> str:
 
 def _changed_options(layer: keras.Layer) -> Iterable[str]:
     """What differs from the defaults of the layer's constructor."""
-    config = layer.get_config()
+    try:
+        config = layer.get_config()
+    except NotImplementedError:  # a layer of the user's own, whose arguments Keras cannot tell
+        return
     for name, option in inspect.signature(type(layer).__init__).parameters.items():
         value = config.get(name, option.default)
         is_plain = isinstance(value, bool | int | float | str | tuple | list)
-        is_default = value == option.default or (option.default is None and value in RESOLVED)
-        if name != "name" and is_plain and not is_default:
+        is_resolved = option.default is None and value in RESOLVED
+        if name != "name" and is_plain and value != option.default and not is_resolved:
             yield f"{name}={value!r}"
 
 

@@ -1,84 +1,127 @@
 """What a function refers to, so that a compiled objective is reused only where it is the same."""
 
 import argparse
+import array
 import contextlib
 import functools
 import hashlib
 import sys
 import types
-from collections import ChainMap
-from collections.abc import Hashable, Iterator, Mapping, Set
+from collections import ChainMap, deque
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from fluxkeras.parameters import KerasVariable, Variable
 
 PLAIN = bool | int | float | complex | str | bytes | np.generic | None
-
+SEQUENCES = list | tuple | Set | deque | array.array
 OF_KERAS = keras.Layer | KerasVariable
 
 # Objects of these packages count by identity alone: their inside is not the user's to change.
 LIBRARIES = sys.stdlib_module_names - {"__main__"} | {"fluxkeras", "keras", "numpy", "tensorflow"}
 
 # Library classes whose attributes are the user's.
-NAMESPACES = types.SimpleNamespace | argparse.Namespace
+NAMESPACES = types.SimpleNamespace | argparse.Namespace | tf.Module
 
-# The attributes that every Keras layer or model has are Keras's bookkeeping, and change by use.
-BOOKKEEPING = {*vars(keras.layers.Layer(name="a")), *vars(keras.Model(name="b"))}
+# Methods that code calls without naming them, by an operator or through Keras, are all but these.
+CALLED = {"call"}
+NOT_CALLED = {
+    "__init__",
+    "__new__",
+    "__post_init__",
+    "__setattr__",
+    "__repr__",
+    "__str__",
+    "__eq__",
+}
 
 
 class Captures:
     """The code of some values and all that it refers to, as one hashable `fingerprint`.
 
-    Functions count by their code, defaults, closure and the globals that they name; plain values,
-    containers and arrays by value; variables by identity and by whether they are trainable; Keras
-    layers and the user's objects by identity and attributes; anything else by identity. What
-    counts by identity is kept alive, so that its id stays its own.
+    | kind | counts by |
+    |---|---|
+    | numbers, texts, arrays | value |
+    | lists, tuples, sets, dicts, deques | items |
+    | functions, methods, partials | code, defaults, closure, globals that they name |
+    | variables | identity, whether they are trainable |
+    | Keras layers | identity, attributes, whether they are trainable, layers within |
+    | other objects of Keras | identity, options |
+    | the user's objects, classes, modules | identity, those attributes that some code names |
+    | anything else | identity |
+
+    What counts by identity is kept alive, so that its id stays its own. An attribute whose name is
+    put together at run time, `getattr(config, "al" + "pha")`, is not seen.
     """
 
     def __init__(self, *values: Any) -> None:
-        self._kept: dict[int, tuple[int, Any]] = {}
+        names: set[str] = set()
+        walk = _Walk(names | CALLED)
         try:
-            self.fingerprint: Hashable = tuple(map(self._of, values))
+            self.fingerprint: Hashable = tuple(map(walk.of, values))
+            while walk.names - names:  # code was found that names more attributes
+                names = walk.names
+                walk = _Walk(names | CALLED)
+                self.fingerprint = tuple(map(walk.of, values))
         except RecursionError:  # too deep to compare: the same as no other
             self.fingerprint = object()
+        self._kept = walk.kept
 
     def of_keras(self) -> list[Any]:
         """The Keras layers and variables among what was found."""
         return [value for _, value in self._kept.values() if isinstance(value, OF_KERAS)]
 
-    def _of(self, value: Any) -> Hashable:
+
+class _Walk:
+    """One way through all that values refer to, given the names that code is known to use."""
+
+    def __init__(self, known: set[str]) -> None:
+        self.known = known
+        self.names: set[str] = set()
+        self.kept: dict[int, tuple[int, Any]] = {}
+
+    def of(self, value: Any) -> Hashable:
         if isinstance(value, PLAIN):
             return type(value), repr(value)
         if isinstance(value, types.CodeType):
+            self.names.update(value.co_names)
             return value
         if isinstance(value, np.ndarray) and value.dtype != object:
             digest = hashlib.blake2b(value.tobytes(), digest_size=16).digest()
             return "array", value.shape, value.dtype.str, digest
-        if id(value) in self._kept:
-            return "again", self._kept[id(value)][0]
-        self._kept[id(value)] = len(self._kept), value
+        if id(value) in self.kept:
+            return "again", self.kept[id(value)][0]
+        self.kept[id(value)] = len(self.kept), value
         if isinstance(value, Variable):
             return id(value), value.trainable
         parts = _parts(value)
         if parts is not None:
-            return type(value), *map(self._of, parts)
-        return id(value), *((name, self._of(part)) for name, part in _attributes(value))
+            return type(value), *map(self.of, parts)
+        attributes = _attributes(value, self.known)
+        return id(value), *((name, self.of(part)) for name, part in attributes)
 
 
-def _parts(value: Any) -> Iterator[Any] | None:
+def _parts(value: Any) -> Iterable[Any] | None:
     """What a function or a container consists of; None for anything else."""
     if isinstance(value, types.FunctionType):
         return None if _is_library(value.__module__) else _function_parts(value)
     if isinstance(value, types.MethodType):
-        return iter((value.__func__, value.__self__))
+        return value.__func__, value.__self__
+    if isinstance(value, staticmethod | classmethod):
+        return (value.__func__,)
+    if isinstance(value, property):
+        return (value.fget,)
     if isinstance(value, functools.partial):
-        return iter((value.func, value.args, value.keywords))
+        return value.func, value.args, value.keywords
+    if isinstance(value, np.ndarray):
+        return value.ravel().tolist()
     if isinstance(value, Mapping):
-        return (part for item in value.items() for part in item)
-    return iter(value) if isinstance(value, list | tuple | Set) else None
+        return [part for item in value.items() for part in item]
+    return value if isinstance(value, SEQUENCES) else None
 
 
 def _function_parts(function: types.FunctionType) -> Iterator[Any]:
@@ -91,30 +134,51 @@ def _function_parts(function: types.FunctionType) -> Iterator[Any]:
 
 
 def _named(code: types.CodeType, namespace: Mapping[str, Any]) -> Iterator[Any]:
-    """What code names outside of itself, and what it may name in modules of the user's own."""
-    for name in (*code.co_freevars, *code.co_names):
-        if name in namespace:
-            value = namespace[name]
-            yield value
-            if isinstance(value, types.ModuleType) and not _is_library(value.__name__):
-                yield from (vars(value)[n] for n in code.co_names if n in vars(value))
+    """What code names outside of itself, and the code within it."""
+    yield from (namespace[n] for n in (*code.co_freevars, *code.co_names) if n in namespace)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
+            yield constant
             yield from _named(constant, namespace)
 
 
-def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    is_layer = isinstance(value, keras.Layer)
-    if isinstance(value, types.ModuleType | type) or not hasattr(value, "__dict__"):
-        return
-    if _is_library(type(value).__module__) and not isinstance(value, keras.Layer | NAMESPACES):
-        return
-    for name, part in list(vars(value).items()):
-        if not (is_layer and name in BOOKKEEPING):
-            yield name, part
-    if is_layer:
+def _attributes(value: Any, known: set[str]) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, keras.Layer):
+        own = {n: v for n, v in vars(value).items() if n not in _bookkeeping()}
+        yield from own.items()
         yield "trainable", value.trainable
         yield "layers", getattr(value, "layers", ())
+        yield "class", type(value)
+    elif isinstance(value, types.ModuleType):
+        if not _is_library(value.__name__):
+            yield from _those(known, vars(value))
+    elif isinstance(value, type):
+        for base in value.__mro__:
+            if not _is_library(base.__module__):
+                operators = {n for n in vars(base) if n.startswith("__")} - NOT_CALLED
+                methods = {n for n in operators if isinstance(vars(base)[n], types.FunctionType)}
+                yield from _those(known | methods, vars(base))
+    elif isinstance(value, NAMESPACES) or not _is_library(type(value).__module__):
+        slots = [n for base in type(value).__mro__ for n in getattr(base, "__slots__", ())]
+        yield from _those(known, getattr(value, "__dict__", {}))
+        yield from ((n, getattr(value, n)) for n in slots if n in known and hasattr(value, n))
+        yield "class", type(value)
+    elif hasattr(value, "get_config") and not isinstance(value, keras.optimizers.Optimizer):
+        options = PLAIN | dict | types.FunctionType
+        yield from ((n, v) for n, v in vars(value).items() if isinstance(v, options))
+
+
+def _those(known: set[str], attributes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    return ((name, attributes[name]) for name in sorted(known) if name in attributes)
+
+
+@functools.cache
+def _bookkeeping() -> set[str]:
+    """The attributes that every Keras layer or model has: they change by use.
+
+    Made when it is needed, since the first layer fixes Keras's default precision.
+    """
+    return {*vars(keras.layers.Layer(name="a")), *vars(keras.Model(name="b"))}
 
 
 def _is_library(module: str | None) -> bool:

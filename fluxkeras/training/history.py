@@ -14,8 +14,8 @@ class History:
     Attributes:
         losses: every step's loss before its update, a NumPy array of shape `(steps,)`.
         aux: what the objective returned besides the loss, in the same structure, each value
-            stacked along a new first axis of length `steps` (a list, where shapes differ); None
-            if there was nothing.
+            stacked along a new first axis of length `steps` (a list, where shapes differ); a list
+            of every step's, where their structure differs; None if there was nothing.
         stopped: whether `stop` ended training before the data did.
 
     `history["acc"]` is the value that the objective returned under that name, `history["loss"]` the
@@ -48,11 +48,12 @@ class History:
 
     @property
     def aux(self) -> Any:
-        return (
-            tf.nest.map_structure(lambda *values: _stacked(values), *self._aux)
-            if self._aux
-            else None
-        )
+        if not self._aux:
+            return None
+        try:
+            return tf.nest.map_structure(lambda *values: _stacked(values), *self._aux)
+        except (TypeError, ValueError):  # the structure differs from step to step
+            return list(self._aux)
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name == "loss":

@@ -1,5 +1,6 @@
 """The loop: train and epochs."""
 
+import contextlib
 import logging
 import math
 import threading
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, overload
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from fluxkeras.checks import NonFiniteError, locate
@@ -57,7 +59,8 @@ def train(
     Args:
         loss: the objective: any function that returns a number, or `(number, {"name": value, …})`
             to have more than the loss recorded. It is called with the arguments of a batch, after
-            the model, if that is given. Within it, layers are in training mode.
+            the model, if that is given. Within it, layers are in training mode; a `tf.function`
+            that it calls keeps the mode in which that was first called, inside or outside.
         model: goes first into `loss`; an optimiser that names no parameters trains those of it
             that `loss` reads. Without a model, it trains all variables that `loss` reads.
         data: any iterable of batches. A tuple is splatted into `loss`, anything else passed whole.
@@ -76,7 +79,7 @@ def train(
         NonFiniteError: the loss of a batch is NaN or infinite. The model is as it was before that
             batch, and the error's `history` holds the steps up to it.
         TypeError, ValueError, ShapeError: something given here, or a batch, does not fit. The
-            message names the batch, counted from 0; that batch has changed nothing.
+            message names the batch, counted from 0; what is refused has changed nothing.
 
     Example:
         >>> m = Chain(Dense(784, 32, σ), Dense(32, 10), softmax)
@@ -94,25 +97,33 @@ def train(
     history = History()
     display = progress_of(length(data), wanted=progress)
     try:
-        for position, batch in enumerate(batches(data)):
-            value, aux = _run(step, batch, position)
-            history.append(value, aux)
-            if callbacks:
-                with display.aside():
-                    callbacks(State(position, float(value), aux, model))
-            display.update(len(history), float(value))
-        with display.aside():
+        with _stoppable(history):
+            for position, batch in enumerate(batches(data)):
+                value, aux = _run(step, batch, position)
+                history.append(value, aux)
+                if callbacks:
+                    with display.aside():
+                        callbacks(State(position, float(value), aux, model))
+                display.update(len(history), float(value))
+        with _stoppable(history), display.aside():
             callbacks.finish()
-    except StopTraining:
-        history.stopped = True
-        for running in _running.epochs[-1:]:
-            running.stopped = True
     except BaseException as error:
         error.history = history  # type: ignore[attr-defined]
         raise
     finally:
         display.finish()
     return history
+
+
+@contextlib.contextmanager
+def _stoppable(history: History) -> Iterator[None]:
+    """Where `stop` ends what is under way, and the `epochs` around it."""
+    try:
+        yield
+    except StopTraining:
+        history.stopped = True
+        for running in _running.epochs[-1:]:
+            running.stopped = True
 
 
 def _arguments(arguments: tuple[Any, ...]) -> tuple[Any, Any, list[Optimiser]]:
@@ -153,7 +164,7 @@ def _run(step: Step, batch: Batch, position: int) -> tuple[Any, Any]:
 
 
 def _numpy(value: Any) -> Any:
-    return value.numpy() if tf.is_tensor(value) else value
+    return value.numpy() if hasattr(value, "numpy") else value
 
 
 @overload
@@ -185,7 +196,7 @@ def epochs(n: int, f: Callable[[], Any] | None = None) -> Iterator[int] | None:
 
     Source: Flux 0.6's `@epochs`.
     """
-    if not isinstance(n, int) or n < 0:
+    if not isinstance(n, int | np.integer) or n < 0:
         raise ValueError(f"epochs expects how many times, a whole number from 0, got {n!r}.")
     if f is None:
         return _epochs(n)
@@ -228,10 +239,9 @@ _running = _Running()
 
 
 def _announce(message: str) -> None:
-    is_configured = logger.level != logging.NOTSET or (
-        logger.hasHandlers() and logger.isEnabledFor(logging.INFO)
-    )
-    if is_configured:
+    is_shown = logger.hasHandlers() and logger.isEnabledFor(logging.INFO)
+    is_our_logger_set = logger.handlers or logger.level or logger.disabled
+    if is_shown or is_our_logger_set or logging.root.manager.disable >= logging.INFO:
         logger.info(message)
     else:
         print(f"INFO: {message}", flush=True)

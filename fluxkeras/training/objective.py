@@ -30,7 +30,7 @@ class Objective(keras.Layer):
     def __init__(
         self, loss: Callable[..., Any], model: Any = None, parts: Iterable[Any] = ()
     ) -> None:
-        # The loss is computed in full precision; a model of another policy casts for itself.
+        # Input comes in full precision; a model of another policy casts it for itself.
         super().__init__(name="objective", dtype=keras.config.floatx())
         if not callable(loss):
             raise TypeError(f"train expects a function as its objective, got {loss!r}.")
@@ -117,12 +117,15 @@ def access(objective: Objective, batch: Batch) -> Access:
     try:
         return _access(objective, batch)
     except tf.errors.OperatorNotAllowedInGraphError:
+        objective.is_converted = False
         raise TypeError(
-            "the objective has a Python `if`, `for` or `while` over tensors. TensorFlow converts "
-            "it if it finds the source, but functions typed into a terminal have none. Put the "
-            "objective into a file, or use tf.where, tf.cond or tf.map_fn."
+            "the objective has a Python `if`, `for` or `while` over tensors that cannot be "
+            "converted: it is inside of a layer, or in a function typed into a terminal, whose "
+            "source is not to be found. Put the objective into a file, or use tf.where, tf.cond or "
+            "tf.map_fn."
         ) from first
     except Exception as error:
+        objective.is_converted = False
         is_control_flow = isinstance(first, tf.errors.OperatorNotAllowedInGraphError)
         raise undressed(error) if is_control_flow else first from None
 

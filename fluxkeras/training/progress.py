@@ -4,6 +4,7 @@ import contextlib
 import io
 import shutil
 import sys
+import threading
 import time
 from typing import Any, Protocol, TextIO
 
@@ -34,11 +35,14 @@ def progress_of(target: int | None, wanted: bool) -> Progress:
     """
     if not wanted:
         return Silent()
-    return Bar(target) if _is_terminal(sys.stdout) else Lines(target)
+    # Callbacks print above the bar by way of sys.stdout, which all threads share.
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    return Bar(target) if _is_terminal(sys.stdout) and is_main_thread else Lines(target)
 
 
-def _is_terminal(stream: TextIO) -> bool:
-    return stream.isatty() or "ipykernel" in sys.modules
+def _is_terminal(stream: Any) -> bool:
+    isatty = getattr(stream, "isatty", None)  # some programs put their own stream there, or None
+    return "ipykernel" in sys.modules or bool(isatty and isatty())
 
 
 class Silent:

@@ -65,6 +65,15 @@ def test_an_element_is_described_as_the_call_that_made_it(element, text):
     assert describe(element) == text
 
 
+def test_a_layer_whose_arguments_keras_cannot_tell_prints_its_class():
+    class Apply(keras.layers.Layer):
+        def __init__(self, f):
+            super().__init__()
+            self.f = f
+
+    assert describe(Apply(len)) == "Apply()"
+
+
 def test_a_repr_makes_the_chain_again():
     m = Chain(Dense(4, 3, σ), Dense(3, 2, bias=False), softmax)
 

@@ -1,5 +1,7 @@
+import dataclasses
 import functools
 import types
+from collections import deque
 
 import keras
 import numpy as np
@@ -82,33 +84,124 @@ def test_functions_that_are_called_count_with_their_own_captures():
     assert fingerprint(outer) != before
 
 
-def test_attributes_of_the_users_objects_count():
-    class Config:
-        beta = 1.0
+class Config:
+    alpha = 1.0
 
-        def loss(self, x):
-            return x * self.beta
+    def __init__(self):
+        self.beta, self.unused, self.items = 1.0, 1.0, {"gamma": 1.0}
 
-    config, space = Config(), types.SimpleNamespace(beta=1.0)
-    for holder, f in (
-        (config, config.loss),
-        (space, closure(space)),
-        (config, functools.partial(closure, config)),
-    ):
-        holder.beta = 1.0
-        before = fingerprint(f)
-        assert fingerprint(f) == before
-        holder.beta = 2.0
-        assert fingerprint(f) != before
+    def loss(self, x):
+        return x * self.beta * self.alpha
+
+    def __getitem__(self, name):
+        return self.items[name]
+
+    @property
+    def delta(self):
+        return self.beta
+
+    @staticmethod
+    def of_a_global(x):
+        return x * SCALE
+
+    def __call__(self, x):
+        return x * SCALE
+
+
+@dataclasses.dataclass
+class Slotted:
+    __slots__ = ("beta",)
+    beta: float
+
+
+class OfKeras(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.beta = 1.0
+
+    def call(self, x):
+        return x * self.beta * SCALE
+
+
+def bare_module():
+    module = tf.Module()
+    module.beta = 1.0
+    return module
+
+
+def set_scale(_, value):
+    globals()["SCALE"] = value
+
+
+def set_attribute(name):
+    return lambda holder, value: setattr(holder, name, value)
+
+
+@pytest.mark.parametrize(
+    ("make", "use", "change"),
+    [
+        (Config, lambda c: c.loss, set_attribute("beta")),
+        (Config, lambda c: lambda x: c.loss(x), set_attribute("beta")),
+        (Config, lambda c: lambda x: x * c.delta, set_attribute("beta")),
+        (Config, lambda c: lambda x: x * c["gamma"], lambda c, v: c.items.update(gamma=v)),
+        (Config, lambda c: c.loss, lambda c, v: setattr(type(c), "alpha", v)),
+        (Config, lambda c: lambda x: x * type(c).alpha, lambda c, v: setattr(type(c), "alpha", v)),
+        (Config, lambda c: lambda x: x * Config.alpha, lambda c, v: setattr(Config, "alpha", v)),
+        (Config, lambda c: c, set_scale),
+        (Config, lambda c: lambda x: c.of_a_global(x), set_scale),
+        (Config, lambda c: lambda x: c(x), set_scale),
+        (OfKeras, lambda m: lambda x: m(x), set_scale),
+        (OfKeras, lambda m: lambda x: m(x), set_attribute("beta")),
+        (lambda: Slotted(1.0), lambda s: lambda x: x * s.beta, set_attribute("beta")),
+        (bare_module, lambda s: lambda x: x * s.beta, set_attribute("beta")),
+        (
+            lambda: types.SimpleNamespace(inner=types.SimpleNamespace(beta=1.0)),
+            lambda s: functools.partial(lambda s, x: x * s.inner.beta, s),
+            lambda s, v: setattr(s.inner, "beta", v),
+        ),
+        (
+            lambda: keras.losses.Huber(delta=1.0),
+            lambda h: lambda x: h(x, x),
+            lambda h, v: h._fn_kwargs.update(delta=v),
+        ),
+        (
+            lambda: keras.regularizers.L2(1.0),
+            lambda r: lambda x: r(x),
+            set_attribute("l2"),
+        ),
+        (lambda: deque([1.0]), lambda d: lambda x: x * d[0], lambda d, v: d.__setitem__(0, v)),
+        (
+            lambda: np.array([1.0, None], object),
+            lambda a: lambda x: x * a[0],
+            lambda a, v: a.__setitem__(0, v),
+        ),
+    ],
+)
+def test_a_number_that_the_code_reads_counts_wherever_it_is(make, use, change):
+    holder = make()
+    change(holder, 1.0)
+    before = fingerprint(use(holder))
+    assert fingerprint(use(holder)) == before
+    change(holder, 2.0)
+    assert fingerprint(use(holder)) != before
+    change(holder, 1.0)
+    assert fingerprint(use(holder)) == before
+
+
+def test_an_attribute_that_no_code_names_does_not_count():
+    config = Config()
+    before = fingerprint(config.loss)
+    config.unused = 2.0
+    assert fingerprint(config.loss) == before
 
 
 def test_what_a_module_of_the_users_holds_counts(monkeypatch):
-    settings = types.ModuleType("settings_of_the_user")
-    settings.beta, settings.unused = 1.0, 1.0
-    monkeypatch.setitem(globals(), "settings", settings)
+    settings, package = types.ModuleType("user.settings"), types.ModuleType("user")
+    settings.beta, settings.unused, package.settings = 1.0, 1.0, settings
+    monkeypatch.setitem(globals(), "package", package)
 
     def loss(x):
-        return x * settings.beta
+        return x * package.settings.beta
 
     before = fingerprint(loss)
     settings.unused = 2.0

@@ -36,6 +36,10 @@ def test_other_values_of_different_shapes_are_a_list():
     assert [v.shape for v in history.aux] == [(2,), (3,)]
 
 
+def test_other_values_whose_structure_changes_are_a_list_of_every_steps():
+    assert filled({"a": 1}, {"b": 2}).aux == [{"a": 1}, {"b": 2}]
+
+
 def test_a_name_that_was_not_returned_is_refused():
     with pytest.raises(KeyError, match="no 'acc' in the history"):
         filled(None)["acc"]

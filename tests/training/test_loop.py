@@ -1,5 +1,9 @@
+import contextlib
+import io
 import logging
 import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -262,6 +266,24 @@ def test_a_trailing_call_runs_at_the_end_of_training(m, loss):
     assert steps == [0, 4]
 
 
+def test_a_trailing_call_runs_when_training_is_stopped(m, loss):
+    steps = []
+    last = throttle(lambda s: steps.append(s.step), 60, trailing=True)
+
+    history = train(loss, repeated(batch()), SGD(0.1), cb=[last, lambda s: s.step == 5 and stop()])
+
+    assert steps == [0, 5]
+    assert history.stopped
+
+
+def test_a_trailing_call_may_stop_too(m, loss):
+    last = throttle(lambda s: s.step and stop(), 60, trailing=True)
+
+    history = train(loss, repeated(batch(), 3), SGD(0.1), cb=last)
+
+    assert (len(history), history.stopped) == (3, True)
+
+
 @pytest.mark.parametrize("as_call", [True, False])
 def test_stop_ends_epochs_too(m, loss, capsys, as_call):
     histories = []
@@ -328,6 +350,20 @@ def test_epochs_can_be_silenced_through_logging(caplog, capsys):
     assert (caplog.records, capsys.readouterr().out) == ([], "")
 
 
+def test_epochs_are_silent_where_logging_is_off(capsys):
+    logging.disable()
+    try:
+        epochs(2, lambda: None)
+    finally:
+        logging.disable(logging.NOTSET)
+
+    assert capsys.readouterr().out == ""
+
+
+def test_epochs_take_a_number_of_numpys(capsys):
+    assert list(epochs(np.int64(2))) == [1, 2]
+
+
 @pytest.mark.parametrize("n", [-1, 2.0, "3", None])
 def test_epochs_of_an_odd_number_are_refused_at_once(n):
     with pytest.raises(ValueError, match="epochs expects how many times, a whole number from 0"):
@@ -346,6 +382,37 @@ def test_progress_is_a_line_where_output_is_no_terminal(m, loss, capsys):
     train(loss, repeated(batch(), 3), SGD(0.1))
 
     assert re.fullmatch(r"step 3/3 - \d+\.\ds - loss: [\d.e-]+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("stream", [None, "without isatty"])
+def test_progress_goes_without_a_proper_output(m, loss, stream, monkeypatch):
+    class Writer:
+        def write(self, text):
+            return len(text)
+
+        def flush(self):
+            pass
+
+    with contextlib.redirect_stdout(Writer() if stream else None):
+        history = train(loss, repeated(batch(), 3), SGD(0.1), cb=lambda: print("here"))
+
+    assert len(history) == 3
+
+
+def test_threads_train_at_the_same_time_and_leave_the_output_alone():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    def one(_):
+        model = Chain(Dense(4, 2))
+        return len(train(lambda x, y: mse(model(x), y), [batch()] * 20, SGD(0.1), cb=lambda: None))
+
+    with contextlib.redirect_stdout(Terminal()) as terminal, ThreadPoolExecutor(4) as pool:
+        lengths = list(pool.map(one, range(4)))
+        assert sys.stdout is terminal
+
+    assert lengths == [20] * 4
 
 
 def test_progress_can_be_turned_off(m, loss, capsys):
