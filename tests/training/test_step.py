@@ -195,6 +195,7 @@ def test_losses_that_layers_collect_can_be_added_to_the_objective():
         assert float(loss) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # AutoGraph's own, on Python 3.13
 @pytest.mark.parametrize("where", ["objective", "model", "branch"])
 def test_layers_train_inside_of_compiled_functions_and_branches(where):
     model = normalised_model()
