@@ -2,7 +2,6 @@
 
 import inspect
 import warnings
-from typing import Any
 
 __all__ = ["NonFiniteError", "ShapeError"]
 
@@ -33,11 +32,6 @@ def locate(error: Exception, where: str) -> None:
         error.args = (f"{where}: {error.args[0]}",)
     elif hasattr(error, "add_note"):  # from Python 3.11
         error.add_note(where)
-
-
-def shape_of(value: Any) -> tuple[int | None, ...]:
-    """The shape of an array or tensor as messages print it."""
-    return tuple(value.shape)
 
 
 def warn(message: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from fluxkeras.checks import ShapeError, shape_of, undressed
+from fluxkeras.checks import ShapeError, undressed
 from fluxkeras.data import is_nested_list
 from fluxkeras.layers.printing import describe, expanded
 from fluxkeras.parameters import needs_building
@@ -80,7 +80,7 @@ class Dense(FluxLayer, keras.layers.Dense):
     def call(self, x: Any, training: bool | None = None) -> Any:
         if not len(x.shape) or x.shape[-1] not in (None, self.input_size):
             raise ShapeError(
-                f"{self} expects inputs of shape (..., {self.input_size}), got {shape_of(x)}."
+                f"{self} expects inputs of shape (..., {self.input_size}), got {tuple(x.shape)}."
             )
         return super().call(x)
 

@@ -144,8 +144,7 @@ def _named(code: types.CodeType, namespace: Mapping[str, Any]) -> Iterator[Any]:
 
 def _attributes(value: Any, known: set[str]) -> Iterator[tuple[str, Any]]:
     if isinstance(value, keras.Layer):
-        own = {n: v for n, v in vars(value).items() if n not in _bookkeeping()}
-        yield from own.items()
+        yield from ((n, v) for n, v in list(vars(value).items()) if n not in _bookkeeping())
         yield "trainable", value.trainable
         yield "layers", getattr(value, "layers", ())
         yield "class", type(value)

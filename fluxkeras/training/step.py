@@ -128,11 +128,12 @@ def _groups(optimisers: Sequence[Optimiser], read: list[Variable], model: Any) -
             "trainable?"
         )
     groups = []
-    for optimiser, given in zip(optimisers, named, strict=True):
-        group = [v for v in (rest if given is None else given) if v.trainable]
-        _warn_of_unread(optimiser, [v for v in group if key(v) not in is_read])
-        _build(optimiser, rest if given is None else given)
-        groups.append((optimiser, [v for v in group if key(v) in is_read]))
+    for optimiser, own in zip(optimisers, named, strict=True):
+        group = rest if own is None else own
+        trainable = [v for v in group if v.trainable]
+        _warn_of_unread(optimiser, [v for v in trainable if key(v) not in is_read])
+        _build(optimiser, group)
+        groups.append((optimiser, [v for v in trainable if key(v) in is_read]))
     return groups
 
 
