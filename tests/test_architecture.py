@@ -16,13 +16,18 @@ ROWS = [
     ["activations", "parameters"],
     ["losses", "optimisers", "data"],
     ["layers.printing", "training.callbacks", "training.history", "training.progress"],
-    ["layers.core", "training.captures", "training.feed"],
-    ["training.objective"],
+    ["layers.core", "training.captures", "training.batch", "training.tuner"],
+    ["training.feed", "training.objective"],
     ["training.step"],
+    ["training.forms"],
+    ["training.runner"],
+    ["training.cache"],
     ["training.loop"],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
-WITHOUT_TENSORFLOW = ["checks", "data", "training.callbacks", "training.progress"]
+WITHOUT_TENSORFLOW = [
+    "checks", "data", "training.callbacks", "training.progress", "training.tuner"
+]  # fmt: skip
 
 
 def name_of(path):

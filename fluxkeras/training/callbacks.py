@@ -137,6 +137,11 @@ class Callbacks:
     def __bool__(self) -> bool:
         return bool(self._callbacks)
 
+    @property
+    def want_every_batch(self) -> bool:
+        """Whether some of them are not throttled."""
+        return not all(isinstance(callback, throttle) for callback in self._callbacks)
+
     def __call__(self, state: State) -> None:
         for callback, takes_state in zip(self._callbacks, self._takes_state, strict=True):
             callback(state) if takes_state else callback()

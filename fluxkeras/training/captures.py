@@ -69,11 +69,11 @@ class Captures:
                 self.fingerprint = tuple(map(walk.of, values))
         except RecursionError:  # too deep to compare: the same as no other
             self.fingerprint = object()
-        self._kept = walk.kept
+        self.kept = [value for _, value in walk.kept.values()]
 
     def of_keras(self) -> list[Any]:
         """The Keras layers and variables among what was found."""
-        return [value for _, value in self._kept.values() if isinstance(value, OF_KERAS)]
+        return [value for value in self.kept if isinstance(value, OF_KERAS)]
 
 
 class _Walk:

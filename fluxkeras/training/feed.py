@@ -1,65 +1,90 @@
-"""Data: from any iterable to the tensors of one batch after another."""
+"""The feed: from any iterable to batches, and to chunks of batches that one call trains on."""
 
+import contextlib
+import itertools
+import math
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from numbers import Number
-from typing import Any
+from typing import Any, Protocol, cast
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from fluxkeras.checks import locate
-from fluxkeras.data import is_nested_list
+from fluxkeras.data import DataLoader, prefetch, repeated
 from fluxkeras.parameters import Variable
+from fluxkeras.training.batch import (
+    Batch,
+    Chunk,
+    Signature,
+    Stack,
+    gathered,
+    indexed,
+    is_array,
+    unpacked,
+)
+from fluxkeras.training.captures import Captures
+
+PATIENCE = 0.05  # seconds after which a chunk goes with the batches that there are
+BLOCK_BYTES = 2**22  # what a dataset of TensorFlow's hands over at once
+BLOCK_BATCHES = 64
+USUAL_LENGTH = 32  # of an axis whose length a dataset does not tell
+
+# What cannot depend on a model that is being trained.
+OF_ARRAYS = (
+    DataLoader | prefetch | repeated | keras.utils.PyDataset | tf.data.Dataset | tf.data.Iterator
+    | tf.Tensor | np.ndarray | int
+)  # fmt: skip
+CONTAINERS = {list, tuple, dict, set, frozenset, range, deque, itertools.repeat}
+ITERATED: list[Any] = [
+    [], (), {}, {}.values(), {}.items(), set(), range(0), range(2**70), deque(), np.empty(0)
+]  # fmt: skip
+ITERATORS = {zip, enumerate, reversed, type(reversed([])), *(type(iter(c)) for c in ITERATED)}
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One item of the data as the objective's arguments.
+class Feed(Protocol):
+    """Hands out the batches of some data in their order."""
 
-    `structure` is the tuple of arguments with the index into `tensors` in place of each tensor.
-    """
+    most: float  # how many may be read before those before them are trained on
+    is_same: bool  # whether all are one and the same
 
-    structure: tuple[Any, ...]
-    tensors: tuple[Any, ...]
+    def peek(self) -> Signature | None:
+        """The signature of the next batch; None at the end."""
 
-    def signature(self) -> tuple[Any, ...]:
-        """What a compiled step is made for: the structure, and each tensor's type and shape."""
-        return repr(self.structure), *map(_type_and_shape, self.tensors)
+    def take(self, signature: Signature, steps: int, room: int | None) -> Chunk:
+        """The next batches, of the signature that `peek` told: at least one, at most `steps`.
 
-    def __str__(self) -> str:
-        return ", ".join(f"{t.dtype.name} {tuple(t.shape)}" for t in self.tensors) or "no tensors"
+        They are stacked in memory for `room`; without room, it is one that is not stacked.
+        """
 
-
-def unpacked(structure: Any, tensors: Any) -> Any:
-    """The arguments, with the tensors in their places."""
-    if isinstance(structure, int):
-        return tensors[structure]
-    return _map_parts(lambda part, _: unpacked(part, tensors), structure, "")
+    def prepare(self, steps: int, room: int | None) -> None:
+        """Something else is under way: the next chunk may be read beside it."""
 
 
-def batches(data: Any) -> Iterator[Batch]:
-    """The items of `data`, each asked for only when it is asked for here.
+def feed_of(data: Any) -> Feed:
+    """The feed that suits the data.
 
     Raises:
         TypeError: `data` cannot be iterated, or an item holds what no tensor can.
         ValueError: there is no item.
     """
-    items = _iterator(data)
-    position = 0
-    while True:
-        try:
-            item = next(items)
-        except StopIteration:
-            break
-        except Exception as error:
-            locate(error, f"while the data was asked for batch {position}")
-            raise
-        yield _batch(item, position)
-        position += 1
-    if position == 0:
-        raise ValueError(_why_empty(data))
+    feed = _feed_of(data)
+    is_remote = bool(tf.config.list_logical_devices("GPU"))
+    return Ahead(feed) if is_remote and feed.most > 1 and not feed.is_same else feed
+
+
+def _feed_of(data: Any) -> Feed:
+    if type(data) is repeated:
+        return Same(data)
+    if type(data) is DataLoader and all(map(is_array, data.arrays)):
+        return Gathered(data)
+    if isinstance(data, tf.data.Dataset) and (size := _block_size(data)) > 1:
+        return Items(_in_blocks(data, size), data)
+    if isinstance(data, prefetch):
+        return Items(_iterator(data), data, data.n)
+    return Items(_iterator(data), data, math.inf if is_independent(data) else 1)
 
 
 def length(data: Any) -> int | None:
@@ -70,6 +95,175 @@ def length(data: Any) -> int | None:
         return len(data)
     except TypeError:  # no length, or a tf.data.Dataset without a known one
         return None
+
+
+class Reader:
+    """What feeds have in common that read nothing ahead."""
+
+    most = math.inf
+    is_same = False
+
+    def prepare(self, steps: int, room: int | None) -> None:
+        pass
+
+
+class Items(Reader):
+    """The items of an iterator, each asked for only when it is wanted.
+
+    An error in the data comes up when the batches before it are handed out.
+    """
+
+    def __init__(self, items: Iterator[Any], data: Any, most: float = math.inf) -> None:
+        self.most = most
+        self._items = items
+        self._data = data
+        self._position = 0
+        self._next: Batch | None = None
+        self._last: Batch | None = None
+        self._signature: Signature | None = None
+        self._error: Exception | None = None
+
+    def peek(self) -> Signature | None:
+        batch = self._look()
+        if self._error:
+            raise self._error
+        if batch and not (self._last and batch.is_like(self._last)):
+            self._last, self._signature = batch, batch.signature
+        return self._signature if batch else None
+
+    def take(self, signature: Signature, steps: int, room: int | None) -> Chunk:
+        first = cast(Batch, self._look())
+        if room is None or not signature.can_be_stacked:
+            self._next = None
+            return Chunk(signature, first.tensors(), 1, stacked=False)
+        stack, batch = Stack(signature, first, room), self._next
+        deadline = time.monotonic() + PATIENCE
+        while batch and batch.is_like(first):
+            stack.add(batch)
+            self._next = None
+            if stack.count == steps or time.monotonic() > deadline:
+                break
+            batch = self._look()
+        return stack.chunk()
+
+    def _look(self) -> Batch | None:
+        """The next batch, which stays the next; None at the end and at an error."""
+        if self._next is None and self._error is None:
+            try:
+                self._next = self._read()
+            except Exception as error:
+                self._error = error
+        return self._next
+
+    def _read(self) -> Batch | None:
+        try:
+            item = next(self._items)
+        except StopIteration:
+            if self._position == 0:
+                raise ValueError(_why_empty(self._data)) from None
+            return None
+        except Exception as error:
+            locate(error, f"while the data was asked for batch {self._position}")
+            raise
+        self._position += 1
+        return Batch(item, self._position - 1)
+
+
+class Same(Reader):
+    """One batch, again and again, of which there is a single copy, on the device that computes."""
+
+    is_same = True
+
+    def __init__(self, data: repeated) -> None:
+        self._left = math.inf if data.n is None else data.n
+        if not self._left:
+            raise ValueError(_why_empty(data))
+        batch = Batch(data.batch, 0)
+        self._signature = batch.signature
+        self._tensors = tuple(map(tf.identity, batch.tensors()))
+        self._stacked: tuple[Any, ...] | None = None
+
+    def peek(self) -> Signature | None:
+        return self._signature if self._left else None
+
+    def take(self, signature: Signature, steps: int, room: int | None) -> Chunk:
+        if room is None or not self._signature.can_be_stacked:
+            self._left -= 1
+            return Chunk(self._signature, self._tensors, 1, stacked=False)
+        if self._stacked is None:
+            self._stacked = tuple(tensor[tf.newaxis] for tensor in self._tensors)
+        count = int(min(steps, self._left))
+        self._left -= count
+        return Chunk(self._signature, self._stacked, count, stacked=True)
+
+
+class Gathered(Reader):
+    """The batches of a `DataLoader`: those of a chunk are gathered in one go by their indices."""
+
+    def __init__(self, data: DataLoader) -> None:
+        if not len(data):
+            raise ValueError(_why_empty(data))
+        self._size = data.batchsize
+        self._arrays = data.arrays
+        self._sample = Batch(data.batch(np.arange(1)), 0).signature
+        self._order = data.order()[: len(data) * data.batchsize]
+
+    def peek(self) -> Signature | None:
+        size = min(self._size, len(self._order))
+        return self._sample.with_first_axis(size) if size else None
+
+    def take(self, signature: Signature, steps: int, room: int | None) -> Chunk:
+        whole = len(self._order) // self._size
+        if room is None or not whole:
+            chosen = self._take(1)
+            tensors = [gathered(array, chosen) for array in self._arrays]
+            return Chunk(signature, tuple(tensors), 1, stacked=False)
+        count = min(steps, whole)
+        chosen = self._take(count).reshape(count, self._size)
+        tensors = [gathered(array, chosen, room) for array in self._arrays]
+        return Chunk(signature, tuple(tensors), count, stacked=True)
+
+    def _take(self, batches: int) -> np.ndarray:
+        taken, self._order = np.split(self._order, [batches * self._size])
+        return taken
+
+
+class Ahead(Reader):
+    """Another feed, whose next chunk is sent to the device while the last one is trained on."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._chunk: Chunk | None = None
+
+    def peek(self) -> Signature | None:
+        return self._chunk.signature if self._chunk else self._feed.peek()
+
+    def take(self, signature: Signature, steps: int, room: int | None) -> Chunk:
+        chunk, self._chunk = self._chunk, None
+        return chunk or self._feed.take(signature, steps, room)
+
+    def prepare(self, steps: int, room: int | None) -> None:
+        if self._chunk is None:
+            # An error in the data comes up again when it is that batch's turn.
+            with contextlib.suppress(Exception):
+                if signature := self._feed.peek():
+                    self._chunk = self._feed.take(signature, steps, room).on_device()
+
+
+def is_independent(data: Any) -> bool:
+    """Whether data cannot depend on the model, so that it may be read before it is trained on."""
+    if isinstance(data, OF_ARRAYS) or type(data) in CONTAINERS:
+        return True
+    if type(data) is map:
+        function, *sources = list(data.__reduce__()[1])
+        return not _refers_to_model(function) and all(map(is_independent, sources))
+    if type(data) in ITERATORS:
+        return all(map(is_independent, data.__reduce__()[1]))
+    return False
+
+
+def _refers_to_model(function: Any) -> bool:
+    return any(isinstance(v, keras.Layer | Variable | tf.Module) for v in Captures(function).kept)
 
 
 def _iterator(data: Any) -> Iterator[Any]:
@@ -97,6 +291,47 @@ def _py_dataset(data: keras.utils.PyDataset) -> Iterator[Any]:
     data.on_epoch_end()
 
 
+def _block_size(data: tf.data.Dataset) -> int:
+    """How many elements a dataset may hand over at once: one, where they may be long in coming."""
+    specs = tf.nest.flatten(data.element_spec)
+    if data.cardinality() == tf.data.UNKNOWN_CARDINALITY or not all(map(_is_plain, specs)):
+        return 1
+    lengths = [[USUAL_LENGTH if n is None else n for n in spec.shape] for spec in specs]
+    size = sum(s.dtype.size * math.prod(n) for s, n in zip(specs, lengths, strict=True))
+    return max(1, min(BLOCK_BATCHES, BLOCK_BYTES // max(1, size)))
+
+
+def _is_plain(spec: Any) -> bool:
+    is_tensor = isinstance(spec, tf.TensorSpec) and spec.shape.rank is not None
+    return is_tensor and is_array(np.empty(0, spec.dtype.as_numpy_dtype))
+
+
+def _in_blocks(data: tf.data.Dataset, size: int) -> Iterator[Any]:
+    """The elements of a dataset, of which Python asks for many at once: a call costs 0.1 ms."""
+    is_static = all(s.shape.is_fully_defined() for s in tf.nest.flatten(data.element_spec))
+    blocks = data.batch(size) if is_static else data.ragged_batch(size)
+    for block in blocks.prefetch(1):
+        columns: list[Any] = []
+        structure = indexed(block, columns)
+        for row in zip(*map(_rows, columns), strict=True):
+            yield unpacked(structure, row)
+
+
+def _rows(block: Any) -> Iterator[np.ndarray]:
+    """What is stacked in a block, as views of its memory."""
+    if not isinstance(block, tf.RaggedTensor):
+        yield from block.numpy()
+        return
+    values = block.flat_values.numpy()
+    splits = [s.numpy() for s in block.nested_row_splits]
+    for i in range(len(splits[0]) - 1):
+        start, end, shape = i, i + 1, []
+        for ends in splits:
+            shape.append(int(ends[start + 1] - ends[start]) if end > start else 0)
+            start, end = ends[start], ends[end]
+        yield values[start:end].reshape(*shape, *values.shape[1:])
+
+
 def _why_empty(data: Any) -> str:
     kind = type(data).__name__
     if isinstance(data, Iterator):
@@ -106,60 +341,3 @@ def _why_empty(data: Any) -> str:
             f"or make the {kind} anew for each."
         )
     return f"train got no batch: the data, a {kind}, is empty."
-
-
-def _batch(item: Any, position: int) -> Batch:
-    tensors: list[Any] = []
-
-    def indexed(node: Any, path: str) -> Any:
-        if node is None or _is_structure(node):
-            return _map_parts(indexed, node, path)
-        tensors.append(_tensor(node, path))
-        return len(tensors) - 1
-
-    arguments = item if _is_splatted(item) else (item,)
-    return Batch(_map_parts(indexed, arguments, f"batch {position}"), tuple(tensors))
-
-
-def _is_splatted(item: Any) -> bool:
-    """Flux's rule: a tuple is the arguments of the objective; anything else, and a tuple with
-    named fields, is one argument."""
-    return isinstance(item, tuple) and not hasattr(item, "_fields")
-
-
-def _is_structure(node: Any) -> bool:
-    return isinstance(node, Mapping | tuple | list) and not is_nested_list(node)
-
-
-def _map_parts(f: Any, node: Any, path: str) -> Any:
-    if isinstance(node, Mapping):
-        return {name: f(part, f"{path}[{name!r}]") for name, part in node.items()}
-    if isinstance(node, tuple | list):
-        parts = [f(part, f"{path}[{i}]") for i, part in enumerate(node)]
-        return type(node)(*parts) if hasattr(node, "_fields") else type(node)(parts)
-    return node
-
-
-def _tensor(value: Any, path: str) -> Any:
-    if tf.is_tensor(value) and not isinstance(value, Variable):
-        return value
-    if not isinstance(value, Number | str | bytes | list | np.ndarray | Variable):
-        value = np.asarray(value)
-    try:
-        return tf.convert_to_tensor(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"train cannot make a tensor of {path}, {_kind(value)}: {error} "
-            "Convert it before, for example with np.asarray(…, dtype='float32')."
-        ) from error
-
-
-def _kind(value: Any) -> str:
-    dtype = getattr(value, "dtype", None)
-    return f"a {type(value).__name__}" + (f" of dtype {dtype}" if dtype is not None else "")
-
-
-def _type_and_shape(tensor: Any) -> Any:
-    if isinstance(tensor, tf.Tensor):
-        return tensor.dtype, tuple(tensor.shape)
-    return tf.type_spec_from_value(tensor)

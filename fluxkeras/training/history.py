@@ -1,11 +1,49 @@
-"""What training leaves behind: every step's loss, and what the objective returned besides."""
+"""What training leaves behind: every step's loss, what came besides, and where the time went."""
 
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 __all__ = ["History"]
+
+
+@dataclass
+class Timing:
+    """Where the time of a call of `train` went, in seconds, and how its steps ran at the end.
+
+    Attributes:
+        compiling: tracing, compiling, and first calls of what was compiled.
+        data: waiting for batches, and making tensors of them.
+        steps: training.
+        callbacks: callbacks, and the progress display.
+        form: "single" (a step a call), "graph" (a loop), or "xla" (a loop that XLA compiled).
+        chunk: the steps of a call.
+        dropped: the forms that could not be used, and why.
+    """
+
+    compiling: float = 0.0
+    data: float = 0.0
+    steps: float = 0.0
+    callbacks: float = 0.0
+    form: str = "single"
+    chunk: int = 1
+    dropped: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """The time since the last lap went into this part."""
+        now = time.perf_counter()
+        setattr(self, part, getattr(self, part) + now - self._since)
+        self._since = now
+
+    def ran_as(self, form: str, chunk: int, dropped: dict[str, str]) -> None:
+        self.form, self.chunk = form, chunk
+        self.dropped |= dropped
 
 
 class History:
@@ -17,9 +55,13 @@ class History:
             stacked along a new first axis of length `steps` (a list, where shapes differ); a list
             of every step's, where their structure differs; None if there was nothing.
         stopped: whether `stop` ended training before the data did.
+        timing: the seconds spent in `compiling`, `data`, `steps` and `callbacks`, the `form` in
+            which the last steps ran, with how many a call (`chunk`), and the forms that could not
+            be used, with the reason (`dropped`).
 
     `history["acc"]` is the value that the objective returned under that name, `history["loss"]` the
-    losses, `len(history)` the number of steps.
+    losses, `len(history)` the number of steps. `print(history)` says how training went, what a step
+    took, and where the time went.
 
     Example:
         >>> m = Chain(Dense(2, 1))
@@ -30,30 +72,41 @@ class History:
         >>> history = train(loss, repeated((x, y), 5), SGD(0.1), progress=False)
         >>> history.losses.shape, history["rmse"].shape
         ((5,), (5,))
+        >>> print(history)
+        History(5 steps, loss ... to ...)
+        single: ... a step
+        ... s: ... compiling, ... data, ... steps, ... callbacks
     """
 
     def __init__(self) -> None:
         self.stopped = False
-        self._losses: list[np.floating[Any]] = []
-        self._aux: list[Any] = []
+        self.timing = Timing()
+        self._losses: list[np.ndarray] = []
+        self._aux: list[tuple[int, Any]] = []
+        self._steps = 0
 
-    def append(self, loss: np.floating[Any], aux: Any) -> None:
-        self._losses.append(loss)
+    def extend(self, losses: np.ndarray, aux: Any) -> None:
+        """Record some steps: `aux` has an axis of their number in front of each value."""
+        self._losses.append(losses)
+        self._steps += len(losses)
         if aux is not None:
-            self._aux.append(aux)
+            self._aux.append((len(losses), aux))
 
     @property
     def losses(self) -> np.ndarray:
-        return np.array(self._losses, dtype=None if self._losses else np.float32)
+        if not self._losses:
+            return np.empty(0, np.float32)
+        self._losses = [np.concatenate(self._losses)]
+        return self._losses[0]
 
     @property
     def aux(self) -> Any:
         if not self._aux:
             return None
         try:
-            return tf.nest.map_structure(lambda *values: _stacked(values), *self._aux)
+            return tf.nest.map_structure(_joined, *(aux for _, aux in self._aux))
         except (TypeError, ValueError):  # the structure differs from step to step
-            return list(self._aux)
+            return [of_step(aux, i) for steps, aux in self._aux for i in range(steps)]
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name == "loss":
@@ -66,19 +119,49 @@ class History:
         return aux[name]
 
     def __len__(self) -> int:
-        return len(self._losses)
+        return self._steps
 
     def __bool__(self) -> bool:
         return True
 
     def __repr__(self) -> str:
-        if not self._losses:
+        if not self._steps:
             return "History(no steps)"
-        first, last = self._losses[0], self._losses[-1]
+        first, last = self._losses[0][0], self._losses[-1][-1]
         ending = ", stopped" if self.stopped else ""
         steps = "1 step" if len(self) == 1 else f"{len(self)} steps"
         return f"History({steps}, loss {first:.4g} to {last:.4g}{ending})"
 
+    def __str__(self) -> str:
+        if not self._steps:
+            return repr(self)
+        t = self.timing
+        form = t.form if t.chunk == 1 else f"{t.form}, {t.chunk} steps a call"
+        dropped = "".join(f" (without {name}: {why})" for name, why in t.dropped.items())
+        total = t.compiling + t.data + t.steps + t.callbacks
+        return (
+            f"{self!r}\n"
+            f"{form}: {_seconds(total / self._steps)} a step{dropped}\n"
+            f"{_seconds(total)}: {_seconds(t.compiling)} compiling, {_seconds(t.data)} data, "
+            f"{_seconds(t.steps)} steps, {_seconds(t.callbacks)} callbacks"
+        )
 
-def _stacked(values: tuple[Any, ...]) -> Any:
-    return np.stack(values) if len({np.shape(v) for v in values}) == 1 else list(values)
+
+def of_step(aux: Any, i: int) -> Any:
+    """What the objective returned besides in one of several steps."""
+    return tf.nest.map_structure(lambda value: value if value is None else value[i], aux)
+
+
+def _joined(*parts: Any) -> Any:
+    if parts[0] is None:
+        return None
+    if len({np.shape(part)[1:] for part in parts}) == 1:
+        return np.concatenate(parts)
+    return [value for part in parts for value in part]
+
+
+def _seconds(seconds: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"

@@ -1,6 +1,8 @@
 """The loop: train and epochs."""
 
 import contextlib
+import dataclasses
+import functools
 import logging
 import math
 import threading
@@ -9,14 +11,17 @@ from typing import Any, overload
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from fluxkeras.checks import NonFiniteError, locate
+from fluxkeras.training.batch import Signature
+from fluxkeras.training.cache import Compiled, compiled_for
 from fluxkeras.training.callbacks import Callbacks, State, StopTraining
-from fluxkeras.training.feed import Batch, batches, length
-from fluxkeras.training.history import History
+from fluxkeras.training.feed import feed_of, length
+from fluxkeras.training.forms import Outcome
+from fluxkeras.training.history import History, Timing, of_step
 from fluxkeras.training.progress import progress_of
-from fluxkeras.training.step import Optimiser, Step, compiled_step
+from fluxkeras.training.step import Optimiser
+from fluxkeras.training.tuner import FORMS, Request
 
 __all__ = ["epochs", "train"]
 
@@ -34,6 +39,8 @@ def train(
     *,
     cb: Callback | list[Callback] | None = None,
     progress: bool = True,
+    form: str = "auto",
+    chunk: int | None = None,
 ) -> History: ...
 @overload
 def train(
@@ -45,12 +52,16 @@ def train(
     *,
     cb: Callback | list[Callback] | None = None,
     progress: bool = True,
+    form: str = "auto",
+    chunk: int | None = None,
 ) -> History: ...
 def train(
     loss: Callable[..., Any],
     *arguments: Any,
     cb: Callback | list[Callback] | None = None,
     progress: bool = True,
+    form: str = "auto",
+    chunk: int | None = None,
 ) -> History:
     """Train once over the data: `train(loss, data, opt)` or `train(loss, model, data, opt)`.
 
@@ -69,8 +80,13 @@ def train(
         opt: a Keras optimiser, or several: each trains the parameters that it names, and one may
             name none, to train the others.
         cb: a callable, or several, called after every batch with no argument, or, if it takes one,
-            with the `State`. It may call `stop()`.
+            with the `State`. It may call `stop()`. One that is throttled lets several steps run
+            in one call, and is asked after each of those.
         progress: whether to show how far training is.
+        form: how steps run: "single", one a call; "graph", in a loop of TensorFlow's; "xla", in one
+            that XLA compiles; "auto", in the one of them that turns out to be the fastest. What
+            cannot be compiled in a form runs singly, and `history.timing.dropped` says why.
+        chunk: how many steps a call, in the forms with a loop; None: about 50 ms of them.
 
     Returns:
         A `History`, with every step's loss.
@@ -93,18 +109,20 @@ def train(
     """
     model, data, optimisers = _arguments(arguments)
     callbacks = Callbacks(cb)
-    step = compiled_step(loss, optimisers, model)
+    request = _request(form, chunk, callbacks, length(data))
     history = History()
-    display = progress_of(length(data), wanted=progress)
+    timing = history.timing
+    display = progress_of(request.total, wanted=progress)
     try:
+        compiled = compiled_for(loss, optimisers, model)
         with _stoppable(history):
-            for position, batch in enumerate(batches(data)):
-                value, aux = _run(step, batch, position)
-                history.append(value, aux)
+            for outcome in _outcomes(compiled, data, request, timing):
+                history.extend(outcome.losses, outcome.aux)
                 if callbacks:
                     with display.aside():
-                        callbacks(State(position, float(value), aux, model))
-                display.update(len(history), float(value))
+                        callbacks(_state(history, outcome, model))
+                display.update(outcome.losses)
+                timing.lap("callbacks")
         with _stoppable(history), display.aside():
             callbacks.finish()
     except BaseException as error:
@@ -112,7 +130,69 @@ def train(
         raise
     finally:
         display.finish()
+        timing.lap("callbacks")
     return history
+
+
+def _outcomes(compiled: Compiled, data: Any, request: Request, timing: Timing) -> Iterator[Outcome]:
+    """Train on batch after batch: what came of each, or of several that ran in one call."""
+    feed = feed_of(data)
+    request = dataclasses.replace(request, most=min(request.most, feed.most))
+    compiled.begin()
+    done = 0
+    while (signature := feed.peek()) is not None:
+        timing.lap("data")
+        with _at_batch(done, signature):
+            runner = compiled.runner(signature, feed.is_same)
+            plan = runner.plan(request, done)
+        timing.lap("compiling")
+        chunk = feed.take(signature, plan.steps, plan.room)
+        timing.ran_as(plan.arm.form, plan.steps, runner.tuner.dropped)
+        timing.lap("data")
+        outcomes = runner.run(plan, chunk, functools.partial(feed.prepare, plan.steps, plan.room))
+        part = "steps" if runner.is_warm(plan) else "compiling"
+        while True:
+            with _at_batch(done, signature):
+                if (outcome := next(outcomes, None)) is None:
+                    break
+                _check_is_finite(outcome.losses)
+            timing.lap(part)
+            done += len(outcome.losses)
+            yield outcome
+
+
+@contextlib.contextmanager
+def _at_batch(position: int, signature: Signature) -> Iterator[None]:
+    """Where errors tell the batch."""
+    try:
+        yield
+    except Exception as error:
+        locate(error, f"batch {position} ({signature})")
+        raise
+
+
+def _check_is_finite(losses: np.ndarray) -> None:
+    if not math.isfinite(losses[-1]):
+        raise NonFiniteError(
+            f"the loss is {losses[-1]}. Training stopped before that update: the model is as it "
+            "was before that batch. Is there a NaN in the batch, or a log of 0 or a division by 0 "
+            "in the objective? If the losses grew, lower the learning rate."
+        )
+
+
+def _state(history: History, outcome: Outcome, model: Any) -> State:
+    return State(len(history) - 1, float(outcome.losses[-1]), of_step(outcome.aux, -1), model)
+
+
+def _request(form: str, chunk: int | None, callbacks: Callbacks, total: int | None) -> Request:
+    if form not in FORMS:
+        raise ValueError(f"train expects a form of {', '.join(map(repr, FORMS))}, got {form!r}.")
+    if chunk is not None and (not isinstance(chunk, int | np.integer) or chunk < 1):
+        raise ValueError(
+            f"train expects as chunk how many steps run in a call, a whole number from 1, got "
+            f"{chunk!r}."
+        )
+    return Request(form, chunk, 1 if callbacks.want_every_batch else math.inf, total)
 
 
 @contextlib.contextmanager
@@ -143,28 +223,6 @@ def _arguments(arguments: tuple[Any, ...]) -> tuple[Any, Any, list[Optimiser]]:
     if not optimisers:
         raise ValueError("train got no optimiser.")
     return model, data, optimisers
-
-
-def _run(step: Step, batch: Batch, position: int) -> tuple[Any, Any]:
-    """One step, with what it returns in NumPy."""
-    try:
-        loss, aux = step(batch)
-    except Exception as error:
-        locate(error, f"batch {position} ({batch})")
-        raise
-    value = loss.numpy()
-    if not math.isfinite(value):
-        raise NonFiniteError(
-            f"batch {position} ({batch}): the loss is {value}. Training stopped before that "
-            "update: the model is as it was before that batch. Is there a NaN in the batch, or a "
-            "log of 0 or a division by 0 in the objective? If the losses grew, lower the learning "
-            "rate."
-        )
-    return value, tf.nest.map_structure(_numpy, aux)
-
-
-def _numpy(value: Any) -> Any:
-    return value.numpy() if hasattr(value, "numpy") else value
 
 
 @overload

@@ -1,17 +1,16 @@
-"""The objective: a loss function as a Keras layer, and what it reads and writes."""
+"""The objective: a loss function as a Keras layer."""
 
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import tensorflow as tf
 
 from fluxkeras.checks import undressed
-from fluxkeras.parameters import Variable, key, raw
-from fluxkeras.training.feed import Batch, unpacked
+from fluxkeras.parameters import Variable, raw
+from fluxkeras.training.batch import unpacked
 
 
 class Objective(keras.Layer):
@@ -98,24 +97,23 @@ def _as_read(value: Any) -> Any:
     return tf.identity(raw(value)) if isinstance(value, Variable) else value
 
 
-@dataclass(frozen=True)
-class Access:
-    """The variables that an objective reads with a gradient, and those that it may write."""
-
-    read: list[Variable]
-    written: list[tf.Variable]
+Traced = TypeVar("Traced")
 
 
-def access(objective: Objective, batch: Batch) -> Access:
-    """Trace the objective once, without running it, to see what it reads and writes."""
+def converting(objective: Objective, trace: Callable[[], Traced]) -> Traced:
+    """What `trace` returns, which calls the objective; if need be, with its control flow converted.
+
+    Raises:
+        TypeError: the control flow cannot be converted.
+    """
     try:
-        return _access(objective, batch)
+        return trace()
     except TypeError as error:
         first = undressed(error)
     # It may be a Python `if` or `for` over tensors, which AutoGraph can convert.
     objective.is_converted = True
     try:
-        return _access(objective, batch)
+        return trace()
     except tf.errors.OperatorNotAllowedInGraphError:
         objective.is_converted = False
         raise TypeError(
@@ -128,40 +126,3 @@ def access(objective: Objective, batch: Batch) -> Access:
         objective.is_converted = False
         is_control_flow = isinstance(first, tf.errors.OperatorNotAllowedInGraphError)
         raise undressed(error) if is_control_flow else first from None
-
-
-def _access(objective: Objective, batch: Batch) -> Access:
-    tape = tf.GradientTape()
-
-    def forward(*tensors: Any) -> tf.Tensor:
-        with tape:
-            return objective.evaluate(batch.structure, tensors)[0]
-
-    specs = [tf.type_spec_from_value(tensor) for tensor in batch.tensors]
-    function = tf.function(forward, autograph=False).get_concrete_function(*specs)
-    # The tape knows TensorFlow's variables alone, and not which ones Keras has frozen since.
-    of_keras = {key(v): v for v in objective.variables}
-    read = [of_keras.get(key(v), v) for v in tape.watched_variables()]
-    return Access([v for v in read if v.trainable], _written(function))
-
-
-READERS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"}
-
-
-def _written(function: Any) -> list[tf.Variable]:
-    """The variables that a traced function hands to an operation that does more than read.
-
-    Calls of other functions and control flow count as such: what they do within is not looked at.
-    """
-    captured = function.captured_inputs
-    inputs = function.inputs[len(function.inputs) - len(captured) :]
-    placeholders = dict(zip(map(id, inputs), captured, strict=True))
-    by_handle = {id(v.handle): v for v in function.variables}
-    handed = {
-        id(placeholders[id(tensor)])
-        for operation in function.graph.get_operations()
-        if operation.type not in READERS
-        for tensor in operation.inputs
-        if id(tensor) in placeholders
-    }
-    return [v for handle, v in by_handle.items() if handle in handed]

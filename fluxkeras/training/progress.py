@@ -9,6 +9,7 @@ import time
 from typing import Any, Protocol, TextIO
 
 import keras
+import numpy as np
 
 BAR_SECONDS = 0.1  # between two drawings of the bar: smooth to the eye, nothing beside a step
 TEXT_COLUMNS = 50  # what stands beside the bar
@@ -18,7 +19,8 @@ LINE_SECONDS = 10.0  # between two lines of a log
 class Progress(Protocol):
     """Shows steps as they are made."""
 
-    def update(self, steps: int, loss: float) -> None: ...
+    def update(self, losses: np.ndarray) -> None:
+        """These are the losses of the steps made since the last time."""
 
     def aside(self) -> contextlib.AbstractContextManager[Any]:
         """Within it, others may print."""
@@ -48,7 +50,7 @@ def _is_terminal(stream: Any) -> bool:
 class Silent:
     """Shows nothing."""
 
-    def update(self, steps: int, loss: float) -> None:
+    def update(self, losses: np.ndarray) -> None:
         pass
 
     def aside(self) -> contextlib.AbstractContextManager[Any]:
@@ -68,8 +70,9 @@ class Lines(Silent):
         self._steps = 0
         self._loss = 0.0
 
-    def update(self, steps: int, loss: float) -> None:
-        self._steps, self._loss = steps, loss
+    def update(self, losses: np.ndarray) -> None:
+        self._steps += len(losses)
+        self._loss = float(losses[-1])
         if time.monotonic() >= self._next:
             self._print()
             self._next = time.monotonic() + LINE_SECONDS
@@ -99,10 +102,10 @@ class Bar:
         self._sum = 0.0
         self._is_open = False
 
-    def update(self, steps: int, loss: float) -> None:
-        self._steps = steps
-        self._sum += loss
-        if time.monotonic() >= self._next and steps != self._target:
+    def update(self, losses: np.ndarray) -> None:
+        self._steps += len(losses)
+        self._sum += float(losses.sum())
+        if time.monotonic() >= self._next and self._steps != self._target:
             self._draw(finalize=False)
 
     def finish(self) -> None:

@@ -1,8 +1,7 @@
-"""One step: gradient, guard and update of a batch, compiled."""
+"""One step: gradient, guard and update of a batch, traced once for all forms."""
 
-import types
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -10,80 +9,136 @@ import tensorflow as tf
 
 from fluxkeras.checks import undressed, warn
 from fluxkeras.parameters import KerasVariable, Variable, key, listed, params, raw
-from fluxkeras.training.captures import PLAIN, Captures
-from fluxkeras.training.feed import Batch
-from fluxkeras.training.objective import Objective, access
+from fluxkeras.training.batch import Signature
+from fluxkeras.training.objective import Objective, converting
 
 Optimiser: TypeAlias = keras.optimizers.Optimizer
 
-Groups: TypeAlias = list[tuple[Optimiser, list[Variable]]]
-
-MOST_STEPS = 8  # compiled objectives kept for an optimiser; the one unused for longest goes first
-
 
 class Step:
-    """Trains on one batch: `step(batch)` is the loss before the update, and what came besides.
+    """What happens in one step, as functions to be called within a compiled one.
 
-    It is compiled for each signature of batches. Everything that must hold for one step is inside
-    the compiled function: if the loss is not finite, no variable is changed.
+    Python runs the objective once, in `gradient`; every form calls what was traced then.
 
     Args:
         objective: what is made smaller.
         optimisers: each trains the parameters that it names; one that names none, the others.
         model: the model whose parameters those are, if known.
+        signature: that of the batches.
+
+    Attributes:
+        gradient: of a batch's tensors; returns the loss, what came besides, and the gradients.
+        update: of the gradients.
+        variables: all those that a step reads or writes.
     """
 
-    def __init__(self, objective: Objective, optimisers: Sequence[Optimiser], model: Any) -> None:
-        self.objective = objective
-        self.optimisers = optimisers
-        self.model = model
-        self.compiled: dict[Any, Callable[..., Any]] = {}
-
-    def __call__(self, batch: Batch) -> tuple[tf.Tensor, Any]:
-        signature = batch.signature()
-        if signature not in self.compiled:
-            self.compiled[signature] = self._compile(batch)
-        return self.compiled[signature](*batch.tensors)
-
-    def _compile(self, batch: Batch) -> Callable[..., Any]:
+    def __init__(
+        self,
+        objective: Objective,
+        optimisers: Sequence[Optimiser],
+        model: Any,
+        signature: Signature,
+    ) -> None:
+        self.signature = signature
+        self._objective = objective
+        self._optimisers = optimisers
+        self._model = model
         try:
-            found = access(self.objective, batch)
-            groups = _groups(self.optimisers, found.read, self.model)
-            step = tf.function(self._step(batch.structure, groups, found.written), autograph=False)
-            specs = [tf.type_spec_from_value(tensor) for tensor in batch.tensors]
-            return step.get_concrete_function(*specs)
+            self.gradient = converting(objective, self._trace_gradient)
+            if self._build_optimisers():
+                self.gradient = self._trace_gradient()
+            self.update = self._trace_update()
         except Exception as error:
             raise undressed(error) from None
+        for optimiser, unread in self._unread:
+            _warn_of_unread(optimiser, unread)
+        self._written = written(self.gradient)
+        found = {id(v.handle): v for v in (*self.gradient.variables, *self.update.variables)}
+        self.variables = list(found.values())
 
-    def _step(self, structure: Any, groups: Groups, written: list[tf.Variable]) -> Any:
-        trained = [raw(v) for _, group in groups for v in group]
+    def plain(self, *tensors: Any) -> tuple[tf.Tensor, Any]:
+        """A step that is made whatever the loss."""
+        loss, aux, gradients = self.gradient(*tensors)
+        self.update(gradients)
+        return loss, aux
 
-        def step(*tensors: Any) -> tuple[tf.Tensor, Any]:
-            before = [tf.identity(v) for v in written]
-            with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
-                tape.watch(trained)
-                loss, aux = self.objective.evaluate(structure, tensors)
+    def guarded(self, *tensors: Any) -> tuple[tf.Tensor, Any]:
+        """A step that changes no variable if the loss is not finite."""
+        before = [tf.identity(v) for v in self._written]
+        loss, aux, gradients = self.gradient(*tensors)
+
+        def update() -> tf.Tensor:
+            self.update(gradients)
+            return tf.constant(True)
+
+        def restore() -> tf.Tensor:
+            for variable, value in zip(self._written, before, strict=True):
+                variable.assign(value)
+            return tf.constant(False)
+
+        tf.cond(tf.math.is_finite(loss), update, restore)
+        return loss, aux
+
+    def _trace_gradient(self) -> Any:
+        def gradient(*tensors: Any) -> tuple[tf.Tensor, Any, Any]:
+            # TensorFlow traces loops several times over for a persistent tape.
+            with tf.GradientTape(persistent=len(self._optimisers) > 1) as tape:
+                loss, aux = self._objective.evaluate(self.signature.structure, tensors)
+                groups = self._groups(self._read(tape))
                 scaled = [optimiser.scale_loss(loss) for optimiser, _ in groups]
-            updates = _updates(tape, groups, scaled)
+            self._scale = [o for (o, _), own in zip(groups, scaled, strict=True) if own is not loss]
+            gradients = _gradients(tape, groups, scaled)
+            self._updates = [(o, variables) for o, _, variables in gradients]
+            return loss, aux, [found for _, found, _ in gradients]
 
-            def update() -> tf.Tensor:
-                for optimiser, gradients, variables in updates:
-                    optimiser.apply(gradients, variables)
-                return tf.constant(True)
+        function = tf.function(gradient, autograph=False)
+        return function.get_concrete_function(*self.signature.specs)
 
-            def restore() -> tf.Tensor:
-                for variable, value in zip(written, before, strict=True):
-                    variable.assign(value)
-                return tf.constant(False)
+    def _build_optimisers(self) -> bool:
+        """Make the variables of new optimisers; whether one of them scales the loss by its own.
 
-            tf.cond(tf.math.is_finite(loss), update, restore)
-            return loss, aux
+        That is not done while the gradient is traced, since TensorFlow traces twice what makes
+        variables.
+        """
+        new = [
+            (o, own) for o, own in zip(self._optimisers, self._shares, strict=True) if not o.built
+        ]
+        for optimiser, own in new:
+            optimiser.build(own)
+            memory_of(optimiser).parameters = own
+        return any(optimiser in self._scale for optimiser, _ in new)
 
-        return step
+    def _trace_update(self) -> Any:
+        def update(gradients: Any) -> None:
+            for (optimiser, variables), found in zip(self._updates, gradients, strict=True):
+                optimiser.apply(found, variables)
+
+        specs = tf.nest.map_structure(tf.type_spec_from_value, self.gradient.structured_outputs[2])
+        return tf.function(update, autograph=False).get_concrete_function(specs)
+
+    def _read(self, tape: tf.GradientTape) -> list[Variable]:
+        """The trainable variables that the objective read."""
+        # The tape knows TensorFlow's variables alone, and not which ones Keras has frozen since.
+        of_keras = {key(v): v for v in self._objective.variables}
+        read = [of_keras.get(key(v), v) for v in tape.watched_variables()]
+        return [v for v in read if v.trainable]
+
+    def _groups(self, read: list[Variable]) -> list[tuple[Optimiser, list[Variable]]]:
+        """Which optimiser trains which variables."""
+        is_read = set(map(key, read))
+        self._shares = _shares(self._optimisers, read, self._model)
+        self._unread: list[tuple[Optimiser, list[Variable]]] = []
+        groups = []
+        for optimiser, own in zip(self._optimisers, self._shares, strict=True):
+            _refuse_new(optimiser, own)
+            trainable = [v for v in own if v.trainable]
+            self._unread.append((optimiser, [v for v in trainable if key(v) not in is_read]))
+            groups.append((optimiser, [v for v in trainable if key(v) in is_read]))
+        return groups
 
 
-def _updates(
-    tape: tf.GradientTape, groups: Groups, scaled: list[tf.Tensor]
+def _gradients(
+    tape: tf.GradientTape, groups: list[tuple[Optimiser, list[Variable]]], scaled: list[tf.Tensor]
 ) -> list[tuple[Optimiser, list[Any], list[Variable]]]:
     """What to apply: for each optimiser the gradients that there are, and their variables."""
     gradients: dict[tuple[int, int], Any] = {}
@@ -109,8 +164,10 @@ def _updates(
     return updates
 
 
-def _groups(optimisers: Sequence[Optimiser], read: list[Variable], model: Any) -> Groups:
-    """Which optimiser trains which variables."""
+def _shares(
+    optimisers: Sequence[Optimiser], read: list[Variable], model: Any
+) -> list[list[Variable]]:
+    """The parameters of each optimiser: those that it names, or all that no other does."""
     named = [getattr(optimiser, "params", None) for optimiser in optimisers]
     if named.count(None) > 1:
         raise ValueError(
@@ -127,14 +184,7 @@ def _groups(optimisers: Sequence[Optimiser], read: list[Variable], model: Any) -
             "the model, and through operations of TensorFlow or Keras, not NumPy's? Is the model "
             "trainable?"
         )
-    groups = []
-    for optimiser, own in zip(optimisers, named, strict=True):
-        group = rest if own is None else own
-        trainable = [v for v in group if v.trainable]
-        _warn_of_unread(optimiser, [v for v in trainable if key(v) not in is_read])
-        _build(optimiser, group)
-        groups.append((optimiser, [v for v in trainable if key(v) in is_read]))
-    return groups
+    return [rest if own is None else own for own in named]
 
 
 def _warn_of_unread(optimiser: Optimiser, unread: list[Variable]) -> None:
@@ -146,12 +196,10 @@ def _warn_of_unread(optimiser: Optimiser, unread: list[Variable]) -> None:
         )
 
 
-def _build(optimiser: Optimiser, group: list[Variable]) -> None:
-    if not optimiser.built:
-        optimiser.build(group)
-        memory(optimiser).parameters = group
-    known = set(map(key, memory(optimiser).parameters or group))
-    if unknown := [v for v in group if key(v) not in known]:
+def _refuse_new(optimiser: Optimiser, group: list[Variable]) -> None:
+    known = memory_of(optimiser).parameters if optimiser.built else None
+    known_keys = set(map(key, group if known is None else known))
+    if unknown := [v for v in group if key(v) not in known_keys]:
         raise ValueError(
             f"this {type(optimiser).__name__} has trained other parameters before, and a Keras "
             f"optimiser takes no new ones: {listed(unknown)}. Make a new optimiser, or name all "
@@ -164,38 +212,31 @@ class Memory:
 
     def __init__(self) -> None:
         self.parameters: list[Variable] | None = None
-        self.steps: OrderedDict[Any, tuple[Any, Step]] = OrderedDict()
+        self.compiled: OrderedDict[Any, tuple[Any, Any]] = OrderedDict()  # see `cache`
 
 
-def memory(optimiser: Optimiser) -> Memory:
+def memory_of(optimiser: Optimiser) -> Memory:
     # Not by setattr, since Keras would track, and save, the variables within.
     return vars(optimiser).setdefault("_fluxkeras", Memory())
 
 
-def compiled_step(loss: Callable[..., Any], optimisers: Sequence[Optimiser], model: Any) -> Step:
-    """The step for this objective and these optimisers: the one of an earlier call, if it fits.
+READERS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"}
 
-    A step is compiled once for each code and captures: what the objective refers to is compared
-    by value where it is plain, and a changed number makes a new step, never a stale one.
+
+def written(function: Any) -> list[tf.Variable]:
+    """The variables that a traced function hands to an operation that does more than read.
+
+    Calls of other functions and control flow count as such: what they do within is not looked at.
     """
-    captured = Captures(loss, model, [_hyper_parameters(o) for o in optimisers])
-    identity = captured.fingerprint, tuple(map(id, optimisers)), keras.config.floatx()
-    steps = memory(optimisers[0]).steps
-    if identity not in steps:
-        # The captures and optimisers are kept, so that no other object takes over their ids.
-        objective = Objective(loss, model, captured.of_keras())
-        steps[identity] = captured, Step(objective, optimisers, model)
-    steps.move_to_end(identity)
-    if len(steps) > MOST_STEPS:
-        steps.popitem(last=False)
-    return steps[identity][1]
-
-
-def _hyper_parameters(optimiser: Optimiser) -> dict[str, Any]:
-    """What of an optimiser is compiled in: its options, but not the learning rate's variable."""
-    return {
-        name: value
-        for name, value in vars(optimiser).items()
-        if isinstance(value, types.FunctionType)
-        or (isinstance(value, PLAIN) and not name.startswith("_") and name != "built")
+    captured = function.captured_inputs
+    inputs = function.inputs[len(function.inputs) - len(captured) :]
+    placeholders = dict(zip(map(id, inputs), captured, strict=True))
+    by_handle = {id(v.handle): v for v in function.variables}
+    handed = {
+        id(placeholders[id(tensor)])
+        for operation in function.graph.get_operations()
+        if operation.type not in READERS
+        for tensor in operation.inputs
+        if id(tensor) in placeholders
     }
+    return [v for handle, v in by_handle.items() if handle in handed]

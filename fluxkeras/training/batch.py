@@ -1,0 +1,297 @@
+"""Batches: an item of the data as tensors, and several of them stacked in a chunk."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from numbers import Number
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from fluxkeras.data import is_nested_list, map_parts
+from fluxkeras.parameters import Variable
+
+ALIGNMENT = 64  # bytes, which TensorFlow wants of memory that it does not copy
+SHAREABLE = "fiu"  # kinds of NumPy's numbers whose memory TensorFlow can take over
+
+
+class Slot:
+    """Stands for a tensor in a structure."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def __repr__(self) -> str:
+        return f"<{self.index}>"
+
+
+slot = functools.cache(Slot)  # one for each index, so that equal structures compare as such
+
+
+class Signature:
+    """What a compiled step is made for: the structure of a batch, each tensor's type and shape.
+
+    `structure` is the tuple of the objective's arguments, with a slot in place of each tensor.
+    """
+
+    def __init__(self, structure: Any, parts: tuple[Any, ...]) -> None:
+        self.structure = structure
+        self.parts = parts
+        self._key = repr(structure), parts
+        self._hash = hash(self._key)
+
+    @property
+    def specs(self) -> list[tf.TypeSpec]:
+        return [tf.TensorSpec(p[1], p[0]) if isinstance(p, tuple) else p for p in self.parts]
+
+    @property
+    def family(self) -> Any:
+        """What signatures share that differ in lengths of axes alone."""
+        kinds = [(p[0], len(p[1])) if isinstance(p, tuple) else p for p in self.parts]
+        return self._key[0], tuple(kinds)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether every length is known."""
+        return all(isinstance(p, tuple) and None not in p[1] for p in self.parts)
+
+    @classmethod
+    def covering(cls, signatures: list["Signature"]) -> "Signature":
+        """The closest one that covers all of a family: lengths that differ are left open."""
+
+        def covering_part(*parts: Any) -> Any:
+            if not isinstance(parts[0], tuple):
+                return parts[0]
+            lengths = zip(*(shape for _, shape in parts), strict=True)
+            return parts[0][0], tuple(n[0] if len(set(n)) == 1 else None for n in lengths)
+
+        parts = map(covering_part, *(signature.parts for signature in signatures))
+        return cls(signatures[0].structure, tuple(parts))
+
+    def covers(self, other: "Signature") -> bool:
+        """Whether what is compiled for this one runs on batches of another of its family."""
+        return self.covering([self, other]) == self
+
+    @property
+    def can_be_stacked(self) -> bool:
+        """Whether all are plain tensors, which sparse and ragged ones are not."""
+        return all(isinstance(part, tuple) for part in self.parts)
+
+    def with_first_axis(self, length: int) -> "Signature":
+        """The same with another length of every first axis."""
+        parts = [(dtype, (length, *shape[1:])) for dtype, shape in self.parts]
+        return Signature(self.structure, tuple(parts))
+
+    @property
+    def bytes(self) -> int:
+        """The size of a batch; 0 for what is no plain tensor."""
+        plain = [p for p in self.parts if isinstance(p, tuple) and None not in p[1]]
+        return sum(dtype.size * math.prod(shape) for dtype, shape in plain)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Signature) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __str__(self) -> str:
+        described = [
+            f"{p[0].name} {tuple(p[1])}" if isinstance(p, tuple) else f"{p.dtype.name} {p.shape}"
+            for p in self.parts
+        ]
+        return ", ".join(described) or "no tensors"
+
+
+class Batch:
+    """One item of the data: its structure, and the arrays and tensors in it, not yet copied."""
+
+    __slots__ = ("leaves", "parts", "structure")
+
+    def __init__(self, item: Any, position: int) -> None:
+        leaves: list[Any] = []
+        arguments = item if is_splatted(item) else (item,)
+        try:
+            self.structure = indexed(arguments, leaves)
+        except (TypeError, ValueError):
+            _refuse(arguments, f"batch {position}")
+            raise
+        self.leaves = leaves
+        self.parts = tuple(map(_part, leaves))
+
+    @property
+    def signature(self) -> Signature:
+        return Signature(self.structure, self.parts)
+
+    def is_like(self, other: "Batch") -> bool:
+        """Whether both are of one signature."""
+        return self.parts == other.parts and self.structure == other.structure
+
+    def tensors(self) -> tuple[Any, ...]:
+        return tuple(_copied(leaf) if is_array(leaf) else leaf for leaf in self.leaves)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Batches of one signature that one call trains on.
+
+    `tensors` are those of the one batch, or, if `stacked`, have one more axis in front. It may have
+    room for more than `count` batches, and has a single one if all of them are the same.
+    """
+
+    signature: Signature
+    tensors: tuple[Any, ...]
+    count: int
+    stacked: bool
+
+    def batches(self) -> Iterator[tuple[Any, ...]]:
+        """The tensors of each batch."""
+        for i in range(self.count):
+            yield tuple(t[i % t.shape[0]] for t in self.tensors) if self.stacked else self.tensors
+
+    def on_device(self) -> "Chunk":
+        """The same, sent to the device that computes; memory that is not in use stays behind."""
+
+        def sent(tensor: tf.Tensor) -> tf.Tensor:
+            if not self.stacked:
+                return tf.identity(tensor)
+            unused = [[0, len(tensor) - self.count], *[[0, 0]] * (tensor.shape.rank - 1)]
+            return tf.pad(tf.identity(tensor[: self.count]), unused)
+
+        return dataclasses.replace(self, tensors=tuple(map(sent, self.tensors)))
+
+
+class Stack:
+    """Batches copied one behind the other, as they come.
+
+    Args:
+        signature: that of all of them.
+        room: how many there may be. Memory that stays unused is never touched.
+    """
+
+    def __init__(self, signature: Signature, first: Batch, room: int) -> None:
+        self.signature = signature
+        self.room = room
+        self.count = 0
+        self.columns: list[Any] = [
+            buffer((room, *leaf.shape), leaf.dtype) if is_array(leaf) else []
+            for leaf in first.leaves
+        ]
+
+    def add(self, batch: Batch) -> None:
+        for column, leaf in zip(self.columns, batch.leaves, strict=True):
+            if isinstance(column, list):
+                column.append(leaf)
+            else:
+                column[self.count] = leaf
+        self.count += 1
+
+    def chunk(self) -> Chunk:
+        return Chunk(self.signature, tuple(map(self._stacked, self.columns)), self.count, True)
+
+    def _stacked(self, column: Any) -> tf.Tensor:
+        if isinstance(column, list):
+            return tf.stack(column + column[-1:] * (self.room - self.count))
+        return shared(column)
+
+
+def gathered(array: np.ndarray, indices: np.ndarray, room: int | None = None) -> tf.Tensor:
+    """`array[indices]`, in memory with `room` along the first axis."""
+    shape = (*indices.shape, *array.shape[1:])
+    memory = buffer(shape if room is None else (room, *shape[1:]), array.dtype)
+    rows = memory[: len(indices)].reshape(-1, *array.shape[1:])
+    np.take(array, indices.ravel(), axis=0, out=rows, mode="clip")
+    return shared(memory)
+
+
+def unpacked(structure: Any, tensors: Any) -> Any:
+    """The arguments, with the tensors in their places."""
+    return map_parts(lambda part: part and tensors[part.index], structure)
+
+
+def buffer(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Memory that TensorFlow can take over without a copy."""
+    dtype = dtype.newbyteorder("=")
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def shared(array: np.ndarray) -> tf.Tensor:
+    """An array from `buffer` as a tensor. It must not be written to any more."""
+    if array.dtype.kind in SHAREABLE and array.size:
+        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    return tf.constant(array)
+
+
+def _copied(array: np.ndarray) -> tf.Tensor:
+    copy = buffer(array.shape, array.dtype)
+    copy[...] = array
+    return shared(copy)
+
+
+def is_splatted(item: Any) -> bool:
+    """Flux's rule: a tuple is the arguments of the objective; anything else, and a tuple with
+    named fields, is one argument."""
+    return isinstance(item, tuple) and not hasattr(item, "_fields")
+
+
+def indexed(node: Any, leaves: list[Any]) -> Any:
+    """The structure, with a slot for each part, which joins the leaves."""
+
+    def place(value: Any) -> Slot | None:
+        if value is None:
+            return None
+        if isinstance(value, np.generic):
+            value = np.asarray(value)
+        leaves.append(value if is_array(value) else _tensor(value))
+        return slot(len(leaves) - 1)
+
+    return map_parts(place, node)
+
+
+def is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiubc" and value.itemsize <= 8
+
+
+def _tensor(value: Any) -> Any:
+    if tf.is_tensor(value) and not isinstance(value, Variable):
+        return value
+    if not isinstance(value, Number | str | bytes | list | np.ndarray | Variable):
+        value = np.asarray(value)
+    return tf.convert_to_tensor(value)
+
+
+def _refuse(node: Any, path: str) -> None:
+    """Say which part of an item it is that cannot be a tensor."""
+    if isinstance(node, dict):
+        parts = list(node.items())
+    elif isinstance(node, tuple | list) and not is_nested_list(node):
+        parts = list(enumerate(node))
+    else:
+        try:
+            indexed(node, [])
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"train cannot make a tensor of {path}, {_kind(node)}: {error} "
+                "Convert it before, for example with np.asarray(…, dtype='float32')."
+            ) from error
+        return
+    for name, part in parts:
+        _refuse(part, f"{path}[{name!r}]")
+
+
+def _kind(value: Any) -> str:
+    dtype = getattr(value, "dtype", None)
+    return f"a {type(value).__name__}" + (f" of dtype {dtype}" if dtype is not None else "")
+
+
+def _part(leaf: Any) -> Any:
+    if isinstance(leaf, np.ndarray):
+        return tf.as_dtype(leaf.dtype), leaf.shape
+    if isinstance(leaf, tf.Tensor):
+        return leaf.dtype, tuple(leaf.shape)
+    return tf.type_spec_from_value(leaf)

@@ -1,0 +1,164 @@
+"""The forms in which steps run: one a call, or many in a loop of TensorFlow's or of XLA's.
+
+| form | what is compiled | guard |
+|---|---|---|
+| single | a step | in the step |
+| graph | a loop over the batches of a chunk | a snapshot of the variables before it |
+| xla | the same loop, with room for so many batches, or the step | the same |
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from fluxkeras.training.batch import Chunk
+from fluxkeras.training.step import Step
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of some steps: `losses` of shape `(steps,)`, and what the objective returned
+    besides, each value with an axis of length `steps` in front; None if there was nothing."""
+
+    losses: np.ndarray
+    aux: Any
+
+
+class Trouble(Exception):
+    """A loop came upon a loss that is not finite, or an error. The variables are as before it."""
+
+
+class Single:
+    """One step a call, which changes nothing if its loss is not finite.
+
+    Args:
+        step: what is done.
+        xla: whether XLA compiles it.
+    """
+
+    def __init__(self, step: Step, *, xla: bool = False) -> None:
+        function = tf.function(step.guarded, autograph=False, jit_compile=xla or None)
+        self._function = function.get_concrete_function(*step.signature.specs)
+
+    def __call__(self, tensors: tuple[Any, ...], meanwhile: Callable[[], None]) -> Outcome:
+        """Train on a batch; `meanwhile` runs beside it where the device is not the host."""
+        loss, aux = self._function(*tensors)
+        meanwhile()
+        return Outcome(
+            loss.numpy()[np.newaxis], _in_numpy(aux, lambda v: np.asarray(v)[np.newaxis])
+        )
+
+
+class Loop:
+    """A step for each batch of a chunk, in one call.
+
+    Args:
+        step: what is done for each batch.
+        snapshot: that of the step's variables.
+        xla: whether XLA compiles it.
+        room: how many batches there is room for.
+        same: whether chunks hold a single batch, which is trained on again and again.
+    """
+
+    def __init__(
+        self, step: Step, snapshot: "Snapshot", *, xla: bool, room: int, same: bool
+    ) -> None:
+        self._step = step
+        self._snapshot = snapshot
+        self._rows = 1 if same else room if xla else None
+        self._room = room if xla else None
+        specs = [tf.TensorSpec([self._rows, *s.shape], s.dtype) for s in step.signature.specs]
+        function = tf.function(self._loop, autograph=False, jit_compile=xla or None)
+        self._function = function.get_concrete_function(tf.TensorSpec((), tf.int32), *specs)
+        # A loop of no steps compiles, and trains on nothing.
+        nothing = [tf.zeros([length or 1 for length in s.shape], s.dtype) for s in specs]
+        self._function(_count(0), *nothing)
+
+    def takes(self, chunk: Chunk) -> bool:
+        """Whether it is compiled for the memory that a chunk lies in."""
+        return chunk.stacked and all(self._rows in (None, t.shape[0]) for t in chunk.tensors)
+
+    def __call__(self, chunk: Chunk, meanwhile: Callable[[], None]) -> Outcome:
+        """Train on a chunk; `meanwhile` runs beside it where the device is not the host.
+
+        Raises:
+            Trouble: see there.
+        """
+        before = self._snapshot.take()
+        try:
+            losses, aux = self._function(_count(chunk.count), *chunk.tensors)
+            meanwhile()
+            losses = losses.numpy()[: chunk.count]
+            aux = _in_numpy(aux, lambda value: value[: chunk.count])
+        except Exception as error:
+            self._snapshot.restore(before)
+            raise Trouble from error
+        if not np.isfinite(losses).all():
+            self._snapshot.restore(before)
+            raise Trouble
+        return Outcome(losses, aux)
+
+    def _loop(self, count: tf.Tensor, *stacked: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        loss, aux, _ = self._step.gradient.structured_outputs
+        size = count if self._room is None else self._room
+        records = [
+            tf.TensorArray(value.dtype, size, element_shape=value.shape)
+            for value in [loss, *_tensors(aux)]
+        ]
+
+        def more(i: tf.Tensor, is_finite: tf.Tensor, *_: Any) -> tf.Tensor:
+            return (i < count) & is_finite
+
+        def body(i: tf.Tensor, _: tf.Tensor, *records: tf.TensorArray) -> tuple[Any, ...]:
+            loss, aux = self._step.plain(*(rows[0 if self._rows == 1 else i] for rows in stacked))
+            values = zip(records, [loss, *_tensors(aux)], strict=True)
+            return i + 1, tf.math.is_finite(loss), *(r.write(i, value) for r, value in values)
+
+        start = tf.constant(0), tf.constant(True), *records
+        _, _, losses, *others = tf.while_loop(more, body, start)
+        of_aux = iter(others)
+        return losses.stack(), tf.nest.map_structure(
+            lambda value: None if value is None else next(of_aux).stack(), aux
+        )
+
+
+class Snapshot:
+    """The values of variables, to go back to.
+
+    Taking it copies nothing: what is taken is the memory of the variables, which TensorFlow no
+    longer writes to while it is held.
+    """
+
+    def __init__(self, variables: list[tf.Variable]) -> None:
+        def take() -> list[tf.Tensor]:
+            return [tf.identity(v) for v in variables]
+
+        def restore(values: list[tf.Tensor]) -> None:
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+
+        specs = [tf.TensorSpec(v.shape, v.dtype) for v in variables]
+        self.take = tf.function(take, autograph=False).get_concrete_function()
+        self.restore = tf.function(restore, autograph=False).get_concrete_function(specs)
+
+
+def _tensors(structure: Any) -> list[Any]:
+    return [value for value in tf.nest.flatten(structure) if value is not None]
+
+
+def _in_numpy(structure: Any, f: Callable[[Any], Any]) -> Any:
+    """`f` of the NumPy array of each tensor in a structure."""
+    if structure is None:
+        return None
+    return tf.nest.map_structure(
+        lambda value: f(value.numpy()) if hasattr(value, "numpy") else value, structure
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _count(n: int) -> tf.Tensor:
+    return tf.constant(n)

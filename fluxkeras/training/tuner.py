@@ -1,0 +1,180 @@
+"""The tuner: which form, and how many steps a call, chosen by the times of the run's own steps."""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+SECONDS_A_CALL = 0.05  # Ctrl-C, the progress bar and a throttled callback wait no longer
+TRIAL_SECONDS = 0.01  # of a first chunk, as if the form were no faster than single steps
+TRIALS = 3  # times taken of a form before it is judged
+MOST_FASTER = 16  # how much faster XLA may be than single steps: there is room for that many
+MOST_BYTES = 2**26  # that a chunk takes up
+UNKNOWN_PACE = 1e-3  # seconds a step, before any was timed
+
+# What a form takes to compile, in times of what the single one took.
+GUESS = {"graph": 0.5, "xla": 3.0}
+
+FORMS = ("auto", "single", "graph", "xla")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one call of `train` leaves to choose.
+
+    Attributes:
+        form: the form to be used, or "auto".
+        chunk: the steps a call, if they are given.
+        most: how many steps may run in a call.
+        total: how many there will be, if that is known.
+    """
+
+    form: str = "auto"
+    chunk: int | None = None
+    most: float = math.inf
+    total: int | None = None
+
+    @property
+    def most_steps(self) -> float:
+        return min(self.most, self.chunk or math.inf)
+
+
+class Arm:
+    """A form with room for some steps a call, and what is known of it.
+
+    Without room, it is for one step a call, which is not stacked.
+    """
+
+    def __init__(self, form: str, room: int | None) -> None:
+        self.form = form
+        self.room = room
+        self.compiling: float | None = None  # seconds
+        self.pace = math.inf  # seconds a step: the median of the last calls
+        self.times: deque[float] = deque(maxlen=5)
+
+    def ran(self, steps: int, seconds: float) -> None:
+        self.times.append(seconds / steps)
+        self.pace = sorted(self.times)[len(self.times) // 2]
+
+    def is_on_trial(self, best: float) -> bool:
+        return not self.times or (len(self.times) < TRIALS and self.pace < 2 * best)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the next call runs: in which form, at most how many steps, in memory with which room."""
+
+    arm: Arm
+    steps: int
+    room: int | None
+
+
+class Tuner:
+    """Chooses for the batches of one signature, and remembers from one call of `train` to the next.
+
+    Steps run singly at first. Another form is compiled once training has taken as many seconds as
+    all compiling for trials, this one's included: what it takes is guessed from what the single
+    form took. It then runs on the next chunks, and the fastest form goes on.
+
+    Args:
+        bytes: the size of a batch and of what the objective returns for it.
+        can_loop: whether batches can be stacked.
+        can_xla: whether XLA is worth a try.
+    """
+
+    def __init__(self, bytes: int = 0, can_loop: bool = True, can_xla: bool = True) -> None:
+        self.dropped: dict[str, str] = {}  # why
+        self.trained = 0.0  # seconds
+        self.spent = 0.0  # seconds of compiling other forms than the single one
+        self._trained_before = 0.0  # in earlier calls of `train`
+        self._memory = max(1, MOST_BYTES // max(1, bytes)) if can_loop else 1
+        self._can_loop = can_loop
+        self._can_xla = can_xla
+        self._arms: dict[tuple[str, int | None], Arm] = {}
+        self.single = self._arm("single", None)
+        self._xla_room: int | None = None
+
+    def begin(self) -> None:
+        """A call of `train` begins."""
+        self._trained_before = self.trained
+
+    def plan(self, request: Request, done: int = 0) -> Plan:
+        """How to run the next call, `done` steps after the beginning."""
+        most = min(request.chunk or math.inf, request.most, self._memory)
+        if request.form == "auto":
+            arm = self._choose(request, most, done)
+        else:
+            arm = self._candidate(request.form, request, most)
+        if arm.room is None:
+            return Plan(arm, 1, None)
+        steps = max(1, int(min(request.chunk or self._steps(arm), most, arm.room)))
+        return Plan(arm, steps, arm.room if arm.form == "xla" else steps)
+
+    def compiled(self, arm: Arm, seconds: float) -> None:
+        arm.compiling = (arm.compiling or 0.0) + seconds
+        if arm is not self.single:
+            self.spent += seconds
+
+    def ran(self, arm: Arm, steps: int, seconds: float) -> None:
+        arm.ran(steps, seconds)
+        self.trained += seconds
+
+    def drop(self, form: str, why: str) -> None:
+        """Never plan a form again."""
+        self.dropped[form] = why
+
+    def _choose(self, request: Request, most: float, done: int) -> Arm:
+        if len(self.single.times) < TRIALS:
+            return self.single
+        arms = [self._candidate(form, request, most) for form in ("graph", "xla")]
+        best = min((self.single, *arms), key=lambda arm: arm.pace)
+        left = math.inf if request.total is None else (request.total - done) * best.pace
+        for arm in arms:
+            if arm.compiling is None:
+                if self._is_worth_compiling(arm, left):
+                    return arm
+            elif arm.is_on_trial(best.pace):
+                return arm
+        return best
+
+    def _is_worth_compiling(self, arm: Arm, seconds_left: float) -> bool:
+        """Whether training has taken long enough, and is likely to go on for long enough."""
+        seconds = self._guess(arm)
+        # Who called `train` for long is likely to call it again for as long.
+        expected = max(seconds_left, self._trained_before)
+        return self.trained >= self.spent + seconds and expected >= 2 * seconds
+
+    def _guess(self, arm: Arm) -> float:
+        same = [a.compiling for a in self._arms.values() if a.form == arm.form and a.compiling]
+        return max(same, default=GUESS[arm.form] * (self.single.compiling or 0.0))
+
+    def _candidate(self, form: str, request: Request, most: float) -> Arm:
+        """The arm for a form, or that of single steps where the form will not do."""
+        is_possible = self._can_loop and (form != "xla" or self._can_xla)
+        if not is_possible or form in self.dropped:
+            return self.single
+        if most == 1:
+            return self._arm("xla", None) if form == "xla" else self.single
+        if form == "graph":
+            return self._arm("graph", self._memory)
+        if form == "xla":
+            return self._arm("xla", int(min(request.chunk or self._room(), self._memory)))
+        return self.single
+
+    def _room(self) -> int:
+        """What XLA has room for, which it is compiled with: more than will be needed."""
+        if self._xla_room is None:
+            self._xla_room = max(2, int(MOST_FASTER * SECONDS_A_CALL / self._pace_of_single()))
+        return self._xla_room
+
+    def _steps(self, arm: Arm) -> float:
+        if arm.times:
+            return SECONDS_A_CALL / max(arm.pace, 1e-9)
+        return max(2, TRIAL_SECONDS / self._pace_of_single())
+
+    def _pace_of_single(self) -> float:
+        return max(self.single.pace, 1e-9) if self.single.times else UNKNOWN_PACE
+
+    def _arm(self, form: str, room: int | None) -> Arm:
+        if (form, room) not in self._arms:
+            self._arms[form, room] = Arm(form, room)
+        return self._arms[form, room]
