@@ -109,8 +109,8 @@ class DataLoader(Iterable[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         order = self.order()
-        for start in range(0, self.samples, self.batchsize)[: len(self)]:
-            yield self.batch(order[start : start + self.batchsize])
+        starts = range(0, self.samples, self.batchsize)[: len(self)]
+        return map(lambda start: self.batch(order[start : start + self.batchsize]), starts)
 
     def __len__(self) -> int:
         whole, rest = divmod(self.samples, self.batchsize)
@@ -173,7 +173,7 @@ class prefetch(Iterable[Any]):
         reader = ThreadPoolExecutor(1, "fluxkeras.prefetch")
         try:
             while True:
-                while len(ahead) < self.n:
+                while len(ahead) <= self.n:
                     ahead.append(reader.submit(_next_copied, items, end))
                 item = ahead.popleft().result()
                 if item is end:

@@ -1,9 +1,17 @@
+import collections
+import gc
 import itertools
+import re
+import threading
+import types
 
+import numpy as np
 import pytest
 
-from fluxkeras import repeated
-from fluxkeras.data import is_nested_list
+from fluxkeras import DataLoader, prefetch, repeated
+from fluxkeras.data import is_nested_list, map_parts
+
+Point = collections.namedtuple("Point", "x y")
 
 
 def test_repeated_gives_the_same_object_n_times():
@@ -41,6 +49,317 @@ def test_the_repr_of_repeated_makes_it_again(data):
     again = eval(repr(data))
 
     assert (again.batch, again.n) == (data.batch, data.n)
+
+
+# --- DataLoader -----------------------------------------------------------------------------------
+
+X = np.arange(22.0).reshape(11, 2)
+Y = np.arange(11)
+
+
+@pytest.mark.parametrize("batchsize", [1, 3, 11, 100, np.int64(4)])
+@pytest.mark.parametrize("partial", [True, False])
+def test_a_data_loader_gives_slices_of_the_first_axis(batchsize, partial):
+    data = DataLoader((X, Y), batchsize, partial=partial)
+
+    starts = range(0, 11, batchsize) if partial else range(0, 11 - batchsize + 1, batchsize)
+    assert len(data) == len(starts)
+    for (x, y), i in zip(data, starts, strict=True):
+        np.testing.assert_array_equal(x, X[i : i + batchsize])
+        np.testing.assert_array_equal(y, Y[i : i + batchsize])
+
+
+def test_a_data_loader_gives_single_samples_unless_it_is_told_otherwise():
+    assert [batch.tolist() for batch in DataLoader(Y[:3])] == [[0], [1], [2]]
+
+
+def test_batches_have_the_form_of_the_data():
+    data = DataLoader({"x": [X, (Y,)], "p": Point(list(range(11)), tuple(map(np.array, [Y])))}, 4)
+
+    batch = next(iter(data))
+
+    np.testing.assert_array_equal(batch["x"][0], X[:4])
+    np.testing.assert_array_equal(batch["x"][1][0], Y[:4])
+    np.testing.assert_array_equal(batch["p"].x, range(4))
+    np.testing.assert_array_equal(batch["p"].y[0], Y[:4])
+    assert [type(v) for v in (batch, batch["x"], batch["x"][1], batch["p"])] == [
+        dict, list, tuple, Point,
+    ]  # fmt: skip
+
+
+def test_shuffled_samples_stay_together_and_come_once_each_time_in_another_order():
+    data = DataLoader((X, Y), 4, shuffle=True, rng=0)
+
+    orders = []
+    for _ in range(3):
+        batches = list(data)
+        for x, y in batches:
+            np.testing.assert_array_equal(x, X[y])
+        orders.append([int(i) for _, y in batches for i in y])
+
+    assert all(sorted(order) == list(range(11)) for order in orders)
+    assert len(set(map(tuple, orders))) == 3
+
+
+@pytest.mark.parametrize("rng", [lambda: 5, lambda: np.random.default_rng(5)])
+def test_the_same_seed_gives_the_same_orders(rng):
+    one, other = (DataLoader(Y, 4, shuffle=True, rng=rng()) for _ in range(2))
+
+    for _ in range(3):
+        np.testing.assert_array_equal(np.concatenate(list(one)), np.concatenate(list(other)))
+
+
+def test_without_a_seed_orders_differ():
+    a, b = (np.concatenate(list(DataLoader(np.arange(50), 7, shuffle=True))) for _ in range(2))
+
+    assert np.any(a != b)
+
+
+def test_a_smaller_last_batch_that_is_left_out_is_of_other_samples_each_time():
+    data = DataLoader(Y, 4, shuffle=True, partial=False, rng=0)
+
+    left_out = [set(Y) - set(np.concatenate(list(data))) for _ in range(3)]
+
+    assert [len(samples) for samples in left_out] == [3, 3, 3]
+    assert left_out[0] != left_out[1]
+
+
+def test_a_batch_is_a_copy():
+    x = X.copy()
+    batch = next(iter(DataLoader(x, 3)))
+    batch[:] = -1
+
+    np.testing.assert_array_equal(x, X)
+
+
+def test_no_samples_make_no_batch():
+    assert len(DataLoader(X[:0], 3)) == 0
+    assert list(DataLoader(X[:0], 3)) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, "DataLoader(11 samples, batchsize=1)"),
+        ({"batchsize": 4, "shuffle": True}, "DataLoader(11 samples, batchsize=4, shuffle=True)"),
+        (
+            {"batchsize": 4, "shuffle": True, "partial": False},
+            "DataLoader(11 samples, batchsize=4, shuffle=True, partial=False)",
+        ),
+    ],
+)
+def test_a_data_loader_prints_its_samples_and_options(options, text):
+    assert repr(DataLoader((X, Y), **options)) == text
+
+
+@pytest.mark.parametrize("batchsize", [0, -1, 1.0, "4", None])
+def test_a_batchsize_that_is_no_whole_number_from_1_is_refused(batchsize):
+    message = f"DataLoader expects a batchsize, a whole number from 1, got {batchsize!r}."
+
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        DataLoader(X, batchsize)
+
+
+@pytest.mark.parametrize(
+    ("data", "numbers"),
+    [((X, Y[:3]), "11, 3"), ({"x": X, "y": [Y[1:], Y]}, "11, 10, 11"), ((), "no array")],
+)
+def test_arrays_of_other_numbers_of_samples_are_refused(data, numbers):
+    message = "DataLoader expects arrays of the same number of samples along their first axis, got "
+
+    with pytest.raises(ValueError, match=f"^{message}{numbers}\\.$"):
+        DataLoader(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "bad"), [(3, "3"), ((X, "text"), "'text'"), ({"x": None}, "None")]
+)
+def test_what_has_no_first_axis_is_refused(data, bad):
+    message = f"DataLoader expects arrays of samples along the first axis, got {bad}."
+
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        DataLoader(data)
+
+
+# --- prefetch -------------------------------------------------------------------------------------
+
+
+def readers():
+    return [t.name for t in threading.enumerate() if t.name.startswith("fluxkeras.prefetch")]
+
+
+class Source:
+    """An iterator over the numbers from 0, which tells how many were read."""
+
+    def __init__(self, end=20):
+        self.read = threading.Semaphore(0)
+        self.count = 0
+        self.end = end
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.count == self.end:
+            raise StopIteration
+        self.count += 1
+        self.read.release()
+        return self.count - 1
+
+    def wait_until(self, count):
+        for _ in range(count):
+            assert self.read.acquire(timeout=10)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 100])
+def test_prefetch_gives_the_same_items(n):
+    assert list(prefetch(range(9), n)) == list(range(9))
+    assert list(prefetch([], n)) == []
+    assert list(prefetch([None, (), None], n)) == [None, (), None]
+
+
+def test_prefetch_can_be_gone_through_as_often_as_its_data():
+    data = prefetch([1, 2], 3)
+
+    assert list(data) == list(data) == [1, 2]
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_as_many_items_are_read_ahead_and_no_more(n):
+    source = Source()
+    items = iter(prefetch(source, n))
+    assert source.count == 0
+
+    for given in range(1, 11):
+        assert next(items) == given - 1
+        source.wait_until(n + 1 if given == 1 else 1)
+        assert source.count == given + n
+    items.close()
+    assert source.count == 10 + n
+
+
+def test_the_reader_is_another_thread_that_ends_with_the_items():
+    names = []
+
+    def source():
+        for i in range(5):
+            names.append(threading.current_thread().name)
+            yield i
+
+    for _ in prefetch(source(), 2):
+        pass
+
+    assert len(set(names)) == 1 and names[0].startswith("fluxkeras.prefetch")
+    assert readers() == []
+
+
+def test_the_reader_ends_when_the_items_are_left():
+    for left in prefetch(Source(), 3):
+        if left == 4:
+            assert len(readers()) == 1
+            break
+
+    gc.collect()
+    assert readers() == []
+
+
+def test_no_reader_is_started_before_the_first_item_is_wanted():
+    iter(prefetch(Source(), 3))
+
+    assert readers() == []
+
+
+def test_an_error_comes_up_at_its_place_and_ends_the_reader():
+    def source():
+        yield 1
+        yield 2
+        raise OverflowError("disk on fire")
+
+    given = []
+    with pytest.raises(OverflowError, match=r"^disk on fire$"):
+        for item in prefetch(source(), 10):
+            given.append(item)
+
+    assert given == [1, 2]
+    assert readers() == []
+
+
+def test_arrays_are_copied_so_that_their_memory_can_be_filled_again():
+    buffer = np.zeros(3)
+
+    def source():
+        for i in range(6):
+            buffer[:] = i
+            yield buffer, {"x": [buffer, i]}
+
+    items = list(prefetch(source(), 3))
+
+    for i, (x, d) in enumerate(items):
+        np.testing.assert_array_equal(x, [i] * 3)
+        np.testing.assert_array_equal(d["x"][0], [i] * 3)
+        assert d["x"][1] == i
+
+
+def test_other_things_are_not_copied():
+    thing = object()
+
+    assert next(iter(prefetch([thing], 1))) is thing
+
+
+def test_prefetch_is_as_long_as_its_data_and_prints_it():
+    data = prefetch(repeated(1, 3), 2)
+
+    assert len(data) == 3
+    assert repr(data) == "prefetch(repeated(1, 3), 2)"
+    with pytest.raises(TypeError, match="has no len"):
+        len(prefetch(iter([1]), 2))
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, "2", None])
+def test_prefetch_of_no_whole_number_is_refused(n):
+    message = f"prefetch expects how many items to read ahead, a whole number from 1, got {n!r}."
+
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        prefetch([1], n)
+
+
+@pytest.mark.parametrize("data", [3, None, len])
+def test_prefetch_of_what_cannot_be_iterated_is_refused(data):
+    message = rf"^prefetch expects an iterable, got {type(data).__name__}\.$"
+
+    with pytest.raises(TypeError, match=message):
+        prefetch(data, 2)
+
+
+# --- Parts ----------------------------------------------------------------------------------------
+
+
+def test_parts_are_mapped_in_their_form():
+    node = {"a": (1, [None, "b"]), "c": Point([1, 2], {}), "d": [[1], [2, 3]]}
+
+    found = map_parts(lambda part: [part], node)
+
+    assert found == {
+        "a": ([1], [[None], ["b"]]),
+        "c": Point([[1, 2]], {}),
+        "d": [[[1], [2, 3]]],
+    }
+    assert isinstance(found["a"], tuple) and isinstance(found["c"], Point)
+
+
+@pytest.mark.parametrize("node", [1, "text", None, X, [1, 2], [], range(3)])
+def test_what_has_no_parts_is_one(node):
+    assert map_parts(lambda part: part, node) is node
+
+
+@pytest.mark.parametrize("node", [(), {}, ((), [{}])])
+def test_parts_that_are_empty_stay(node):
+    assert map_parts(lambda part: 1 / 0, node) == node
+
+
+@pytest.mark.parametrize("kind", [collections.OrderedDict, types.MappingProxyType])
+def test_any_mapping_is_a_dict_of_parts(kind):
+    assert map_parts(lambda part: part + 1, kind({"b": 1, "a": 2})) == {"b": 2, "a": 3}
 
 
 @pytest.mark.parametrize("value", [[], [1, 2.5], [[1], [2, 3]], ["a", b"b"], [True, [[0]]]])

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Number
 from typing import Any
@@ -127,10 +127,17 @@ class Batch:
 
     def is_like(self, other: "Batch") -> bool:
         """Whether both are of one signature."""
-        return self.parts == other.parts and self.structure == other.structure
+        is_same = self.parts == other.parts and self.structure == other.structure
+        # A tuple and one with named fields are equal, too.
+        return is_same and list(map(type, self.structure)) == list(map(type, other.structure))
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a variable is among its leaves, which is read when it is the batch's turn."""
+        return any(isinstance(leaf, Variable) for leaf in self.leaves)
 
     def tensors(self) -> tuple[Any, ...]:
-        return tuple(_copied(leaf) if is_array(leaf) else leaf for leaf in self.leaves)
+        return tuple(_copied(leaf) if is_array(leaf) else _now(leaf) for leaf in self.leaves)
 
 
 @dataclass(frozen=True)
@@ -183,7 +190,7 @@ class Stack:
     def add(self, batch: Batch) -> None:
         for column, leaf in zip(self.columns, batch.leaves, strict=True):
             if isinstance(column, list):
-                column.append(leaf)
+                column.append(_now(leaf))
             else:
                 column[self.count] = leaf
         self.count += 1
@@ -201,7 +208,7 @@ def gathered(array: np.ndarray, indices: np.ndarray, room: int | None = None) ->
     """`array[indices]`, in memory with `room` along the first axis."""
     shape = (*indices.shape, *array.shape[1:])
     memory = buffer(shape if room is None else (room, *shape[1:]), array.dtype)
-    rows = memory[: len(indices)].reshape(-1, *array.shape[1:])
+    rows = memory[: len(indices)].reshape(indices.size, *array.shape[1:])
     np.take(array, indices.ravel(), axis=0, out=rows, mode="clip")
     return shared(memory)
 
@@ -258,16 +265,20 @@ def is_array(value: Any) -> bool:
 
 
 def _tensor(value: Any) -> Any:
-    if tf.is_tensor(value) and not isinstance(value, Variable):
+    if tf.is_tensor(value) or isinstance(value, Variable):
         return value
-    if not isinstance(value, Number | str | bytes | list | np.ndarray | Variable):
+    if not isinstance(value, Number | str | bytes | list | np.ndarray):
         value = np.asarray(value)
     return tf.convert_to_tensor(value)
 
 
+def _now(leaf: Any) -> Any:
+    return tf.convert_to_tensor(leaf) if isinstance(leaf, Variable) else leaf
+
+
 def _refuse(node: Any, path: str) -> None:
     """Say which part of an item it is that cannot be a tensor."""
-    if isinstance(node, dict):
+    if isinstance(node, Mapping):
         parts = list(node.items())
     elif isinstance(node, tuple | list) and not is_nested_list(node):
         parts = list(enumerate(node))
@@ -292,6 +303,6 @@ def _kind(value: Any) -> str:
 def _part(leaf: Any) -> Any:
     if isinstance(leaf, np.ndarray):
         return tf.as_dtype(leaf.dtype), leaf.shape
-    if isinstance(leaf, tf.Tensor):
-        return leaf.dtype, tuple(leaf.shape)
+    if isinstance(leaf, tf.Tensor | Variable):
+        return tf.as_dtype(leaf.dtype), tuple(leaf.shape)
     return tf.type_spec_from_value(leaf)

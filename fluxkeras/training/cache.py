@@ -26,6 +26,7 @@ class Compiled:
         self._model = model
         self._runners: dict[tuple[Signature, bool], Runner] = {}
         self._open: dict[Signature, Signature] = {}
+        self._closed: set[Signature] = set()
         self._seen: dict[Any, list[Signature]] = defaultdict(list)
 
     def begin(self) -> None:
@@ -42,23 +43,26 @@ class Compiled:
 
     def _add(self, signature: Signature, same: bool) -> Signature:
         seen = self._seen[signature.family]
-        if len(seen) >= MOST_SHAPES and (opened := Signature.covering(seen)).covers(signature):
-            try:
-                if (opened, same) not in self._runners:
-                    self._runners[opened, same] = self._runner(opened, same)
+        if len(seen) >= MOST_SHAPES:
+            opened = Signature.covering(seen)
+            if opened.covers(signature) and self._can_be_open(opened, same):
                 self._open[signature] = opened
                 return opened
-            except Exception:  # it may need to know every length
-                pass
         self._runners[signature, same] = self._runner(signature, same)
         seen.append(signature)
         return signature
 
-    def _runner(self, signature: Signature, same: bool) -> Runner:
-        def trace() -> Step:
-            return Step(self._objective, self._optimisers, self._model, signature)
+    def _can_be_open(self, opened: Signature, same: bool) -> bool:
+        """Whether the objective can do without the lengths that are left open."""
+        if (opened, same) not in self._runners and opened not in self._closed:
+            try:
+                self._runners[opened, same] = self._runner(opened, same)
+            except Exception:
+                self._closed.add(opened)
+        return (opened, same) in self._runners
 
-        return Runner(trace, same, can_xla=signature.is_static)
+    def _runner(self, signature: Signature, same: bool) -> Runner:
+        return Runner(lambda: Step(self._objective, self._optimisers, self._model, signature), same)
 
 
 def compiled_for(loss: Callable[..., Any], optimisers: Sequence[Optimiser], model: Any) -> Compiled:

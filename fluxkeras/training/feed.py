@@ -1,10 +1,8 @@
 """The feed: from any iterable to batches, and to chunks of batches that one call trains on."""
 
 import contextlib
-import itertools
 import math
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, cast
 
@@ -13,8 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from fluxkeras.checks import locate
-from fluxkeras.data import DataLoader, prefetch, repeated
-from fluxkeras.parameters import Variable
+from fluxkeras.data import DataLoader, map_parts, prefetch, repeated
 from fluxkeras.training.batch import (
     Batch,
     Chunk,
@@ -25,23 +22,12 @@ from fluxkeras.training.batch import (
     is_array,
     unpacked,
 )
-from fluxkeras.training.captures import Captures
+from fluxkeras.training.independence import is_independent
 
 PATIENCE = 0.05  # seconds after which a chunk goes with the batches that there are
 BLOCK_BYTES = 2**22  # what a dataset of TensorFlow's hands over at once
 BLOCK_BATCHES = 64
 USUAL_LENGTH = 32  # of an axis whose length a dataset does not tell
-
-# What cannot depend on a model that is being trained.
-OF_ARRAYS = (
-    DataLoader | prefetch | repeated | keras.utils.PyDataset | tf.data.Dataset | tf.data.Iterator
-    | tf.Tensor | np.ndarray | int
-)  # fmt: skip
-CONTAINERS = {list, tuple, dict, set, frozenset, range, deque, itertools.repeat}
-ITERATED: list[Any] = [
-    [], (), {}, {}.values(), {}.items(), set(), range(0), range(2**70), deque(), np.empty(0)
-]  # fmt: skip
-ITERATORS = {zip, enumerate, reversed, type(reversed([])), *(type(iter(c)) for c in ITERATED)}
 
 
 class Feed(Protocol):
@@ -76,12 +62,12 @@ def feed_of(data: Any) -> Feed:
 
 
 def _feed_of(data: Any) -> Feed:
-    if type(data) is repeated:
+    if type(data) is repeated and not Batch(data.batch, 0).is_live:
         return Same(data)
     if type(data) is DataLoader and all(map(is_array, data.arrays)):
         return Gathered(data)
     if isinstance(data, tf.data.Dataset) and (size := _block_size(data)) > 1:
-        return Items(_in_blocks(data, size), data)
+        return Items(_in_blocks(data, size), data, at_once=size)
     if isinstance(data, prefetch):
         return Items(_iterator(data), data, data.n)
     return Items(_iterator(data), data, math.inf if is_independent(data) else 1)
@@ -113,8 +99,11 @@ class Items(Reader):
     An error in the data comes up when the batches before it are handed out.
     """
 
-    def __init__(self, items: Iterator[Any], data: Any, most: float = math.inf) -> None:
+    def __init__(
+        self, items: Iterator[Any], data: Any, most: float = math.inf, at_once: int = 1
+    ) -> None:
         self.most = most
+        self._at_once = at_once
         self._items = items
         self._data = data
         self._position = 0
@@ -138,7 +127,7 @@ class Items(Reader):
             return Chunk(signature, first.tensors(), 1, stacked=False)
         stack, batch = Stack(signature, first, room), self._next
         deadline = time.monotonic() + PATIENCE
-        while batch and batch.is_like(first):
+        while batch and batch.is_like(first) and not (batch.is_live and stack.count):
             stack.add(batch)
             self._next = None
             if stack.count == steps or time.monotonic() > deadline:
@@ -163,7 +152,9 @@ class Items(Reader):
                 raise ValueError(_why_empty(self._data)) from None
             return None
         except Exception as error:
-            locate(error, f"while the data was asked for batch {self._position}")
+            last = self._position + self._at_once - 1
+            asked = f"batch {last}" if self._at_once == 1 else f"batches {self._position} to {last}"
+            locate(error, f"while the data was asked for {asked}")
             raise
         self._position += 1
         return Batch(item, self._position - 1)
@@ -232,6 +223,7 @@ class Ahead(Reader):
     """Another feed, whose next chunk is sent to the device while the last one is trained on."""
 
     def __init__(self, feed: Feed) -> None:
+        self.most = feed.most
         self._feed = feed
         self._chunk: Chunk | None = None
 
@@ -248,22 +240,6 @@ class Ahead(Reader):
             with contextlib.suppress(Exception):
                 if signature := self._feed.peek():
                     self._chunk = self._feed.take(signature, steps, room).on_device()
-
-
-def is_independent(data: Any) -> bool:
-    """Whether data cannot depend on the model, so that it may be read before it is trained on."""
-    if isinstance(data, OF_ARRAYS) or type(data) in CONTAINERS:
-        return True
-    if type(data) is map:
-        function, *sources = list(data.__reduce__()[1])
-        return not _refers_to_model(function) and all(map(is_independent, sources))
-    if type(data) in ITERATORS:
-        return all(map(is_independent, data.__reduce__()[1]))
-    return False
-
-
-def _refers_to_model(function: Any) -> bool:
-    return any(isinstance(v, keras.Layer | Variable | tf.Module) for v in Captures(function).kept)
 
 
 def _iterator(data: Any) -> Iterator[Any]:
@@ -312,12 +288,14 @@ def _in_blocks(data: tf.data.Dataset, size: int) -> Iterator[Any]:
     blocks = data.batch(size) if is_static else data.ragged_batch(size)
     for block in blocks.prefetch(1):
         columns: list[Any] = []
+        specs: list[Any] = []
         structure = indexed(block, columns)
-        for row in zip(*map(_rows, columns), strict=True):
+        map_parts(specs.append, data.element_spec)
+        for row in zip(*map(_rows, columns, specs), strict=True):
             yield unpacked(structure, row)
 
 
-def _rows(block: Any) -> Iterator[np.ndarray]:
+def _rows(block: Any, spec: tf.TensorSpec) -> Iterator[np.ndarray]:
     """What is stacked in a block, as views of its memory."""
     if not isinstance(block, tf.RaggedTensor):
         yield from block.numpy()
@@ -325,11 +303,13 @@ def _rows(block: Any) -> Iterator[np.ndarray]:
     values = block.flat_values.numpy()
     splits = [s.numpy() for s in block.nested_row_splits]
     for i in range(len(splits[0]) - 1):
-        start, end, shape = i, i + 1, []
+        start, end, lengths = i, i + 1, []
         for ends in splits:
-            shape.append(int(ends[start + 1] - ends[start]) if end > start else 0)
+            lengths.append(int(ends[start + 1] - ends[start]) if end > start else 0)
             start, end = ends[start], ends[end]
-        yield values[start:end].reshape(*shape, *values.shape[1:])
+        lengths += values.shape[1:]
+        known = zip(lengths, spec.shape, strict=True)
+        yield values[start:end].reshape([n if told is None else told for n, told in known])
 
 
 def _why_empty(data: Any) -> str:

@@ -13,8 +13,14 @@ from fluxkeras.training.forms import Loop, Outcome, Single, Snapshot, Trouble
 from fluxkeras.training.step import Step
 from fluxkeras.training.tuner import Arm, Plan, Request, Tuner
 
-# What XLA does differently, or not at all: it draws other random numbers from the same seed.
+# What XLA does otherwise, or not at all: it draws other random numbers from the same seed.
 NOT_FOR_XLA = ("Random", "TruncatedNormal", "Multinomial", "PyFunc")
+# What it does without the checks that TensorFlow makes on a CPU: it is for the user to ask for.
+UNCHECKED = ("Assert", "CheckNumerics", "Gather")
+
+
+class Unchecked(TypeError):
+    """XLA would do it, but for whoever asks for it alone."""
 
 
 class Runner:
@@ -23,21 +29,22 @@ class Runner:
     Args:
         trace: makes the step that is done for each.
         same: whether all batches of a chunk are one and the same.
-        can_xla: whether XLA may compile it, which it does anew for each shape.
     """
 
-    def __init__(self, trace: Callable[[], Step], same: bool, can_xla: bool) -> None:
+    def __init__(self, trace: Callable[[], Step], same: bool) -> None:
         start = time.perf_counter()
         self._step = trace()
         self._same = same
         self._forms: dict[Arm, Callable[..., Outcome]] = {}
         self._warm: set[Arm] = set()
+        self._asked_for = "auto"
         size = self._step.signature.bytes + _bytes(self._step.gradient.structured_outputs[1])
-        self.tuner = Tuner(size, self._step.signature.can_be_stacked, can_xla)
+        self.tuner = Tuner(size)
         self.tuner.compiled(self.tuner.single, time.perf_counter() - start)
 
     def plan(self, request: Request, done: int) -> Plan:
         """How to go on, `done` steps after the beginning, in a form that is compiled."""
+        self._asked_for = request.form
         plan = self.tuner.plan(request, done)
         while plan.arm not in self._forms:
             start = time.perf_counter()
@@ -46,7 +53,7 @@ class Runner:
             except Exception as error:
                 if plan.arm is self.tuner.single:
                     raise
-                self._drop(plan.arm, error, request)
+                self._drop(plan.arm, error)
             self.tuner.compiled(plan.arm, time.perf_counter() - start)
             plan = self.tuner.plan(request, done)
         return plan
@@ -108,28 +115,46 @@ class Runner:
 
     def _compile(self, arm: Arm) -> Callable[..., Outcome]:
         is_xla = arm.form == "xla"
-        if is_xla and (unfit := _unfit_for_xla(self._step)):
-            raise TypeError(f"XLA does otherwise, or cannot do: {unfit}")
+        if is_xla:
+            self._check_xla()
         if arm.room is None:
             return Single(self._step, xla=is_xla)
+        if not self._step.signature.can_be_stacked:
+            raise TypeError("sparse and ragged tensors cannot be stacked")
         return Loop(self._step, self._snapshot, xla=is_xla, room=arm.room, same=self._same)
+
+    def _check_xla(self) -> None:
+        """Raise what speaks against XLA."""
+        if not self._step.signature.is_static:
+            raise TypeError("XLA compiles anew for each shape, and there are many")
+        operations = _operations(self._step)
+        if unfit := _naming(operations, NOT_FOR_XLA):
+            raise TypeError(f"XLA does otherwise, or not at all: {unfit}")
+        if self._asked_for == "auto" and (unchecked := _naming(operations, UNCHECKED)):
+            raise Unchecked(f"XLA makes no checks in {unchecked}")
 
     @functools.cached_property
     def _snapshot(self) -> Snapshot:
         return Snapshot(self._step.variables)
 
-    def _drop(self, arm: Arm, error: BaseException, request: Request | None = None) -> None:
+    def _drop(self, arm: Arm, error: BaseException) -> None:
         first_line = str(error).strip().partition("\n")[0]
-        why = f"{type(error).__name__}: {first_line}"
-        self.tuner.drop(arm.form, why)
-        if request and request.form != "auto":
-            warn(f"form={request.form!r} is not for this objective, whose steps run singly: {why}")
+        self.tuner.drop(arm.form, first_line, for_good=not isinstance(error, Unchecked))
+        if self._asked_for != "auto":
+            warn(
+                f"form={arm.form!r} is not for this objective, whose steps run singly: {first_line}"
+            )
 
 
-def _unfit_for_xla(step: Step) -> str:
+def _operations(step: Step) -> set[str]:
+    """The types of all operations of a step, those of functions within it too."""
     graph = step.gradient.graph.as_graph_def()
     nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
-    return ", ".join(sorted({n.op for n in nodes if any(part in n.op for part in NOT_FOR_XLA)}))
+    return {node.op for node in nodes}
+
+
+def _naming(operations: set[str], parts: tuple[str, ...]) -> str:
+    return ", ".join(sorted(op for op in operations if any(part in op for part in parts)))
 
 
 def _bytes(structure: Any) -> int:

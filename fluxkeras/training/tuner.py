@@ -77,18 +77,15 @@ class Tuner:
 
     Args:
         bytes: the size of a batch and of what the objective returns for it.
-        can_loop: whether batches can be stacked.
-        can_xla: whether XLA is worth a try.
     """
 
-    def __init__(self, bytes: int = 0, can_loop: bool = True, can_xla: bool = True) -> None:
+    def __init__(self, bytes: int = 0) -> None:
         self.dropped: dict[str, str] = {}  # why
         self.trained = 0.0  # seconds
         self.spent = 0.0  # seconds of compiling other forms than the single one
         self._trained_before = 0.0  # in earlier calls of `train`
-        self._memory = max(1, MOST_BYTES // max(1, bytes)) if can_loop else 1
-        self._can_loop = can_loop
-        self._can_xla = can_xla
+        self._memory = max(1, MOST_BYTES // max(1, bytes))
+        self._impossible: set[str] = set()
         self._arms: dict[tuple[str, int | None], Arm] = {}
         self.single = self._arm("single", None)
         self._xla_room: int | None = None
@@ -118,9 +115,11 @@ class Tuner:
         arm.ran(steps, seconds)
         self.trained += seconds
 
-    def drop(self, form: str, why: str) -> None:
-        """Never plan a form again."""
+    def drop(self, form: str, why: str, for_good: bool = True) -> None:
+        """Do not choose a form again; for good: do not plan it, either, if it is asked for."""
         self.dropped[form] = why
+        if for_good:
+            self._impossible.add(form)
 
     def _choose(self, request: Request, most: float, done: int) -> Arm:
         if len(self.single.times) < TRIALS:
@@ -149,8 +148,7 @@ class Tuner:
 
     def _candidate(self, form: str, request: Request, most: float) -> Arm:
         """The arm for a form, or that of single steps where the form will not do."""
-        is_possible = self._can_loop and (form != "xla" or self._can_xla)
-        if not is_possible or form in self.dropped:
+        if form in (self.dropped if request.form == "auto" else self._impossible):
             return self.single
         if most == 1:
             return self._arm("xla", None) if form == "xla" else self.single

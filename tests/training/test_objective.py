@@ -6,26 +6,35 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fluxkeras import Chain, Dense, mse, param
+from fluxkeras import SGD, Chain, Dense, mse, param
 from fluxkeras.parameters import raw
+from fluxkeras.training.batch import Batch
 from fluxkeras.training.captures import Captures
-from fluxkeras.training.feed import batches
-from fluxkeras.training.objective import Objective, access
+from fluxkeras.training.objective import Objective, converting
+from fluxkeras.training.step import Step, written
 
 X, Y = np.ones((4, 3)), np.ones((4, 2))
 
 
-def batch_of(*arguments):
-    return next(batches([arguments]))
-
-
 def evaluate(loss, *arguments, model=None):
-    batch = batch_of(*arguments)
-    return Objective(loss, model).evaluate(batch.structure, batch.tensors)
+    batch = Batch(arguments, 0)
+    return Objective(loss, model).evaluate(batch.structure, batch.tensors())
 
 
 def objective_of(loss):
     return Objective(loss, parts=Captures(loss).of_keras())
+
+
+class Access(Step):
+    """A step, which tells what its objective reads with a gradient, and what it may write."""
+
+    def __init__(self, objective, *arguments):
+        super().__init__(objective, [SGD(0.1)], None, Batch(arguments, 0).signature)
+        self.written = written(self.gradient)
+
+    def _read(self, tape):
+        self.read = super()._read(tape)
+        return self.read
 
 
 def same(found, expected):
@@ -91,7 +100,7 @@ def test_keras_variables_read_are_found_in_order_and_frozen_ones_left_out():
     frozen = Dense(2, 2)
     frozen.trainable = False
 
-    found = access(objective_of(lambda x, y: mse(frozen(model(x)), y)), batch_of(X, Y))
+    found = Access(objective_of(lambda x, y: mse(frozen(model(x)), y)), X, Y)
 
     assert [id(v) for v in found.read] == [id(v) for v in model.trainable_variables]
     assert found.written == []
@@ -109,7 +118,7 @@ def test_variables_are_found_wherever_they_are_kept():
         extra.assign_add(1.0)
         return tf.reduce_sum(x) * module.scale
 
-    found = access(objective_of(loss), batch_of(X))
+    found = Access(objective_of(loss), X)
 
     assert {id(v) for v in found.read} == {id(w), id(b), id(module.scale)}
     assert [id(v) for v in found.written] == [id(extra)]
@@ -121,7 +130,7 @@ def test_looking_changes_nothing():
     model.build((None, 3))
     before = model.get_weights()
 
-    found = access(objective_of(lambda x: tf.reduce_sum(model(x))), batch_of(np.random.rand(4, 3)))
+    found = Access(objective_of(lambda x: tf.reduce_sum(model(x))), np.random.rand(4, 3))
 
     normalisation, dropout = model.layers
     moving = [normalisation.moving_mean, normalisation.moving_variance]
@@ -133,7 +142,7 @@ def test_looking_changes_nothing():
 def test_layers_that_are_not_built_yet_are_built_and_found():
     model = keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(2)])
 
-    found = access(objective_of(lambda x, y: mse(model(x), y)), batch_of(X, Y))
+    found = Access(objective_of(lambda x, y: mse(model(x), y)), X, Y)
 
     assert [id(v) for v in found.read] == [id(v) for v in model.trainable_variables]
     assert len(found.read) == 4
@@ -156,11 +165,10 @@ def test_python_control_flow_over_tensors_is_converted():
         return total
 
     objective = Objective(loss)
-    access(objective, batch_of(X))
-    batch = batch_of(X)
+    value, _, ((gradient,),) = Access(objective, X).gradient(tf.constant(X))
 
-    result = tf.function(lambda *t: objective.evaluate(batch.structure, t)[0])(*batch.tensors)
-    assert float(result) == 600
+    assert objective.is_converted
+    assert (float(value), float(gradient)) == (600, 300)  # 3 * w * 100
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -169,7 +177,7 @@ def test_control_flow_whose_source_is_not_to_be_found_is_refused(caplog):
     exec("loss = lambda x: w if tf.reduce_sum(x) > 0 else -w", namespace)
 
     with pytest.raises(TypeError, match="the objective has a Python `if`, `for` or `while` over"):
-        access(objective_of(namespace["loss"]), batch_of(X))
+        Access(objective_of(namespace["loss"]), X)
 
 
 def test_an_objective_without_control_flow_is_left_to_python():
@@ -179,8 +187,46 @@ def test_an_objective_without_control_flow_is_left_to_python():
     w = param(1.0)
     objective = Objective(loss)
 
-    access(objective, batch_of(X))
+    Access(objective, X)
 
+    assert not objective.is_converted
+
+
+def test_what_can_be_traced_is_traced_once():
+    objective, traces = Objective(lambda: 0.0), []
+
+    assert converting(objective, lambda: traces.append(1) or "traced") == "traced"
+    assert (traces, objective.is_converted) == ([1], False)
+
+
+@pytest.mark.parametrize(("error", "times"), [(TypeError, 2), (ValueError, 1)])
+def test_errors_that_control_flow_does_not_cause_are_raised_as_they_are(error, times):
+    objective, converted = Objective(lambda: 0.0), []
+    first, second = error("first"), error("second")
+
+    def trace():
+        converted.append(objective.is_converted)
+        raise second if objective.is_converted else first
+
+    with pytest.raises(error) as caught:
+        converting(objective, trace)
+
+    assert caught.value is first
+    assert converted == [False, True][:times]
+    assert not objective.is_converted
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # AutoGraph's own, on Python 3.13
+def test_an_error_behind_control_flow_is_raised_and_not_the_control_flow():
+    def loss(x):
+        if tf.reduce_sum(x) > 0:
+            x = x + 1
+        raise ValueError("of the user's")
+
+    objective = Objective(loss)
+
+    with pytest.raises(ValueError, match=r"^of the user's$"):
+        Access(objective, X)
     assert not objective.is_converted
 
 
@@ -189,7 +235,7 @@ def test_a_type_error_of_the_user_is_raised_as_it_is():
         return param(1.0) + {}["missing"] if False else len(5)
 
     with pytest.raises(TypeError, match=r"^object of type 'int' has no len\(\)$"):
-        access(objective_of(loss), batch_of(X))
+        Access(objective_of(loss), X)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import contextlib
 import io
 import sys
 
+import numpy as np
 import pytest
 
 from fluxkeras.training import progress
@@ -27,6 +28,10 @@ def clock(monkeypatch):
     return clock
 
 
+def losses(*values):
+    return np.float32(values)
+
+
 @contextlib.contextmanager
 def terminal():
     with contextlib.redirect_stdout(Terminal()) as stream:
@@ -36,9 +41,9 @@ def terminal():
 def test_a_terminal_gets_keras_bar_with_the_loss(clock):
     with terminal() as stream:
         display = progress_of(3, wanted=True)
-        for step in 1, 2, 3:
+        for _ in range(3):
             clock.now += BAR_SECONDS
-            display.update(step, 0.5)
+            display.update(losses(0.5))
         display.finish()
 
     last = stream.getvalue().replace("\b", "").split("\r")[-1]
@@ -50,20 +55,34 @@ def test_a_terminal_gets_keras_bar_with_the_loss(clock):
 def test_the_bar_is_drawn_a_few_times_a_second_and_shows_the_loss_since(clock):
     with terminal() as stream:
         display = Bar(None)
-        display.update(1, 8.0)
+        display.update(losses(8.0))
         drawn = stream.getvalue()
-        display.update(2, 1.0)
+        display.update(losses(1.0))
         assert stream.getvalue() == drawn
         clock.now += BAR_SECONDS
-        display.update(3, 2.0)
+        display.update(losses(2.0))
 
     assert "loss: 1.5000" in stream.getvalue()
+
+
+@pytest.mark.parametrize("chunks", [[1] * 6, [6], [2, 4], [3, 1, 2]])
+def test_the_bar_shows_the_same_for_any_chunks(clock, chunks):
+    given = losses(6.0, 5.0, 4.0, 3.0, 2.0, 1.0)
+    clock.now = -1.0  # before the first drawing
+    with terminal() as stream:
+        display = Bar(6)
+        for chunk in np.split(given, np.cumsum(chunks)[:-1]):
+            display.update(chunk)
+        assert stream.getvalue() == ""
+        display.finish()
+
+    assert "6/6" in stream.getvalue() and "loss: 3.5000" in stream.getvalue()
 
 
 def test_what_a_callback_prints_begins_a_line_of_its_own(clock):
     with terminal() as stream:
         display = Bar(10)
-        display.update(1, 1.0)
+        display.update(losses(1.0))
         with display.aside():
             print("hello")
             print("again")
@@ -74,7 +93,7 @@ def test_what_a_callback_prints_begins_a_line_of_its_own(clock):
 def test_a_quiet_callback_leaves_the_bar(clock):
     with terminal() as stream:
         display = Bar(10)
-        display.update(1, 1.0)
+        display.update(losses(1.0))
         drawn = stream.getvalue()
         with display.aside():
             assert sys.stdout.isatty()
@@ -85,8 +104,8 @@ def test_a_quiet_callback_leaves_the_bar(clock):
 def test_training_that_ends_early_leaves_the_terminal_on_a_new_line(clock):
     with terminal() as stream:
         display = Bar(10)
-        for step in 1, 2:
-            display.update(step, 1.0)
+        for _ in range(2):
+            display.update(losses(1.0))
         display.finish()
 
     assert "2/10" in stream.getvalue()
@@ -97,7 +116,7 @@ def test_elsewhere_there_is_a_line_now_and_then_and_at_the_end(clock, capsys):
     display = progress_of(100, wanted=True)
     for step in range(1, 101):
         clock.now += LINE_SECONDS / 40
-        display.update(step, 1 / step)
+        display.update(losses(1 / step))
     display.finish()
 
     out = capsys.readouterr().out
@@ -110,6 +129,19 @@ def test_elsewhere_there_is_a_line_now_and_then_and_at_the_end(clock, capsys):
     assert not set(out) & set("\r\b\x1b")
 
 
+def test_lines_count_the_steps_of_chunks_and_tell_the_last_loss(clock, capsys):
+    display = Lines(None)
+    for chunk in losses(8.0, 4.0), losses(2.0), losses(1.0, 0.5, 0.25):
+        clock.now += LINE_SECONDS / 2
+        display.update(chunk)
+    display.finish()
+
+    assert capsys.readouterr().out.splitlines() == [
+        "step 3 - 10.0s - loss: 2",
+        "step 6 - 15.0s - loss: 0.25",
+    ]
+
+
 def test_no_step_makes_no_line(capsys):
     progress_of(3, wanted=True).finish()
 
@@ -118,7 +150,7 @@ def test_no_step_makes_no_line(capsys):
 
 def test_it_can_be_turned_off(capsys):
     display = progress_of(3, wanted=False)
-    display.update(1, 1.0)
+    display.update(losses(1.0))
     with display.aside():
         pass
     display.finish()

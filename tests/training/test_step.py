@@ -1,20 +1,16 @@
-import queue
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from fluxkeras import ADAM, SGD, Chain, Dense, mse, param, params
-from fluxkeras.training.feed import batches
-from fluxkeras.training.step import MOST_STEPS, compiled_step, memory
+from fluxkeras.training.cache import compiled_for
+from fluxkeras.training.feed import feed_of
+from fluxkeras.training.history import of_step
+from fluxkeras.training.tuner import Request
 
 rng = np.random.default_rng(0)
 X, Y = rng.random((8, 3)), rng.random((8, 2))
-
-
-def batch_of(*arguments):
-    return next(batches([arguments]))
 
 
 def model_and_loss():
@@ -23,8 +19,15 @@ def model_and_loss():
 
 
 def run(loss, opt, *arguments, model=None):
-    opt = opt if isinstance(opt, list) else [opt]
-    return compiled_step(loss, opt, model)(batch_of(*arguments))
+    """One step, run singly: the loss before the update, and what the objective returned besides."""
+    compiled = compiled_for(loss, opt if isinstance(opt, list) else [opt], model)
+    feed = feed_of([arguments])
+    signature = feed.peek()
+    runner = compiled.runner(signature, feed.is_same)
+    plan = runner.plan(Request("single"), 0)
+    chunk = feed.take(signature, plan.steps, plan.room)
+    (outcome,) = runner.run(plan, chunk, lambda: None)
+    return outcome.losses[0], of_step(outcome.aux, 0)
 
 
 def test_a_step_is_gradient_descent():
@@ -158,22 +161,13 @@ def test_two_optimisers_one_of_which_scales_the_loss():
     np.testing.assert_allclose([a.numpy(), b.numpy()], [0.9, 0.98], rtol=1e-6)
 
 
-def test_an_option_of_the_optimiser_that_changed_takes_effect():
-    w, opt = param(0.0), SGD(1.0, clipnorm=0.5)
-    run(lambda: 2.0 * w, opt)
-    opt.clipnorm = 0.25
-    run(lambda: 2.0 * w, opt)
-
-    assert w.numpy() == -0.75
-
-
 def test_an_objective_that_reads_other_variables_for_another_structure_trains_them():
     a, b = param(1.0), param(1.0)
-    step = compiled_step(lambda d: a * d["a"] if "a" in d else b * d["b"], [SGD([a, b], 0.1)], None)
+    loss, opt = lambda d: a * d["a"] if "a" in d else b * d["b"], SGD([a, b], 0.1)
 
     with pytest.warns(UserWarning, match="does not read these parameters"):
-        step(batch_of({"a": 1.0}))
-        step(batch_of({"b": 2.0}))
+        run(loss, opt, {"a": 1.0})
+        run(loss, opt, {"b": 2.0})
 
     np.testing.assert_allclose([a.numpy(), b.numpy()], [0.9, 0.8], rtol=1e-6)
 
@@ -215,13 +209,13 @@ def test_layers_train_inside_of_compiled_functions_and_branches(where):
         "model": lambda x: tf.reduce_mean(compiled(x) ** 2),
         "branch": branch,
     }
-    step = compiled_step(losses[where], [SGD(0.0)], None)
-    seen = [float(step(batch_of(X))[0]) for _ in range(3)]
+    opt = SGD(0.0)
+    seen = [float(run(losses[where], opt, X)[0]) for _ in range(3)]
 
     assert len(set(seen)) == 3  # Dropout is new each time
     after = moving.numpy()
     assert np.all(after != 0)
-    step(batch_of(X * np.nan))
+    run(losses[where], opt, X * np.nan)
     np.testing.assert_array_equal(moving.numpy(), after)
 
 
@@ -257,17 +251,16 @@ def test_a_loss_that_is_not_finite_changes_no_variable(bad):
         count.assign_add(1.0)
         return tf.reduce_mean(model(x)) + tf.reduce_mean(y)
 
-    step = compiled_step(loss, [opt], None)
-    step(batch_of(X, Y))
+    run(loss, opt, X, Y)
     state = [*model.variables, *opt.variables, count, model.layers[2].seed_generator.state]
     before = [v.numpy() for v in state]
 
-    value, _ = step(batch_of(X, Y * bad))
+    value, _ = run(loss, opt, X, Y * bad)
     assert not np.isfinite(value)
     for old, variable in zip(before, state, strict=True):
         np.testing.assert_array_equal(variable.numpy(), old)
 
-    step(batch_of(X, Y))
+    run(loss, opt, X, Y)
     assert all(
         np.any(old != v.numpy()) for old, v in zip(before, state, strict=True) if v.shape == (4,)
     )
@@ -282,75 +275,6 @@ def test_a_step_leaves_moving_statistics_as_keras_does():
     run(lambda x: tf.reduce_mean(model(x)), SGD(0.1), X)
 
     np.testing.assert_allclose(moving.numpy(), 0.01 * inputs, rtol=1e-4)  # momentum 0.99
-
-
-class Traced:
-    """A loss, which counts how often Python runs it."""
-
-    def __init__(self, loss):
-        self.calls = queue.SimpleQueue()  # a list or number would be a capture that changes
-        self.loss = loss
-
-    def __call__(self, *arguments):
-        self.calls.put(1)
-        return self.loss(*arguments)
-
-    def traces(self):
-        return self.calls.qsize()
-
-
-def test_a_step_is_compiled_once_for_each_signature():
-    _, loss = model_and_loss()
-    loss, opt = Traced(loss), ADAM()
-    for _ in range(3):
-        run(loss, opt, X, Y)
-    assert loss.traces() == 2  # once to see what is read, once to compile
-
-    run(loss, opt, X[:5], Y[:5])
-    run(loss, opt, X, Y)
-    assert loss.traces() == 4
-
-
-def test_a_loss_written_again_with_the_same_captures_is_not_compiled_again():
-    model, opt = model_and_loss()[0], ADAM()
-    traced = Traced(lambda x, y: mse(model(x), y))
-
-    for _ in range(3):
-        run(lambda x, y: traced(x, y), opt, X, Y)
-
-    assert traced.traces() == 2
-    assert len(memory(opt).steps) == 1
-
-
-def test_a_captured_number_that_changed_is_never_stale():
-    w, opt = param(0.0), SGD(1.0)
-    losses = []
-    for scale in 1.0, 2.0, 1.0:
-        losses.append(float(run(lambda: scale + w * 0, opt)[0]))  # noqa: B023
-
-    assert losses == [1.0, 2.0, 1.0]
-    assert len(memory(opt).steps) == 2
-
-
-def test_freezing_takes_effect_at_the_next_call():
-    model, loss = model_and_loss()
-    opt = SGD(0.1)
-    run(loss, opt, X, Y)
-    before = model.get_weights()
-    model[0].trainable = False
-
-    run(loss, opt, X, Y)
-
-    changed = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
-    assert changed == [False, False, True, True]
-
-
-def test_an_optimiser_keeps_a_bounded_number_of_steps():
-    w, opt = param(0.0), SGD(0.1)
-    for i in range(MOST_STEPS + 3):
-        run(lambda: w * float(i), opt)  # noqa: B023
-
-    assert len(memory(opt).steps) == MOST_STEPS
 
 
 def test_an_optimiser_that_has_trained_can_be_saved(tmp_path):

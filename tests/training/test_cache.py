@@ -1,0 +1,302 @@
+"""What is compiled is used again where it fits, and nowhere else."""
+
+import queue
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fluxkeras import ADAM, SGD, Chain, Dense, ShapeError, mse, param, params, repeated
+from fluxkeras.training.cache import MOST_KEPT, MOST_SHAPES, compiled_for
+from fluxkeras.training.feed import feed_of
+from fluxkeras.training.history import of_step
+from fluxkeras.training.step import memory_of
+from fluxkeras.training.tuner import Request
+
+rng = np.random.default_rng(0)
+X, Y = rng.random((8, 3)), rng.random((8, 2))
+
+
+def model_and_loss():
+    model = Chain(Dense(3, 4, "tanh"), Dense(4, 2))
+    return model, lambda x, y: mse(model(x), y)
+
+
+def run(loss, opt, *arguments):
+    """One step, run singly: the loss before the update, and what the objective returned besides."""
+    compiled = compiled_for(loss, [opt], None)
+    feed = feed_of([arguments])
+    signature = feed.peek()
+    runner = compiled.runner(signature, feed.is_same)
+    plan = runner.plan(Request("single"), 0)
+    chunk = feed.take(signature, plan.steps, plan.room)
+    (outcome,) = runner.run(plan, chunk, lambda: None)
+    return outcome.losses[0], of_step(outcome.aux, 0)
+
+
+def signature_of(*arguments):
+    return feed_of([arguments]).peek()
+
+
+class Traced:
+    """A loss, which counts how often Python runs it."""
+
+    def __init__(self, loss):
+        self.calls = queue.SimpleQueue()  # a list or number would be a capture that changes
+        self.loss = loss
+
+    def __call__(self, *arguments):
+        self.calls.put(arguments[0].shape)
+        return self.loss(*arguments)
+
+    def traces(self):
+        return self.calls.qsize()
+
+    def shapes(self):
+        """Those of the first argument, since the last time."""
+        return [tuple(self.calls.get()) for _ in range(self.traces())]
+
+
+# --- Once for each code, captures and signature ---------------------------------------------------
+
+
+@pytest.mark.parametrize("opt", [ADAM, lambda: ADAM(loss_scale_factor=8.0)])
+def test_a_step_is_compiled_once_for_each_signature(opt):
+    _, loss = model_and_loss()
+    loss, opt = Traced(loss), opt()
+    run(loss, opt, X, Y)
+    first = loss.traces()
+    for _ in range(3):
+        run(loss, opt, X, Y)
+    assert loss.traces() == first
+
+    run(loss, opt, X[:5], Y[:5])
+    run(loss, opt, X, Y)
+    assert loss.traces() == first + 1
+
+
+def test_python_runs_the_objective_once_a_signature():
+    _, loss = model_and_loss()
+    loss, opt = Traced(loss), ADAM()
+    run(loss, opt, X, Y)
+    assert loss.traces() == 1
+
+    run(loss, opt, X[:5], Y[:5])
+    assert loss.traces() == 2
+
+
+@pytest.mark.parametrize("form", ["single", "graph", "xla"])
+def test_every_form_calls_what_was_traced_once(form):
+    _, loss = model_and_loss()
+    loss = Traced(loss)
+    compiled, feed = compiled_for(loss, [ADAM()], None), feed_of([(X, Y)] * 10)
+    runner = compiled.runner(feed.peek(), feed.is_same)
+    for request in Request("single"), Request(form, chunk=4):
+        plan = runner.plan(request, 0)
+        chunk = feed.take(feed.peek(), plan.steps, plan.room)
+        (outcome,) = runner.run(plan, chunk, lambda: None)
+        assert len(outcome.losses) == (1 if request.form == "single" else 4)
+
+    assert loss.traces() == 1
+
+
+def test_batches_that_are_all_the_same_have_a_runner_of_their_own():
+    _, loss = model_and_loss()
+    compiled = compiled_for(loss, [ADAM()], None)
+    signature, feed = signature_of(X, Y), feed_of(repeated((X, Y)))
+    assert feed.peek() == signature
+
+    one, same = compiled.runner(signature, False), compiled.runner(signature, feed.is_same)
+
+    assert one is not same
+    assert compiled.runner(signature, False) is one
+    assert compiled.runner(signature, True) is same
+
+
+def test_a_loss_written_again_with_the_same_captures_is_not_compiled_again():
+    model, opt = model_and_loss()[0], ADAM()
+    traced = Traced(lambda x, y: mse(model(x), y))
+
+    for _ in range(3):
+        run(lambda x, y: traced(x, y), opt, X, Y)
+
+    assert traced.traces() == 1
+    assert len(memory_of(opt).compiled) == 1
+
+
+def test_a_captured_number_that_changed_is_never_stale():
+    w, opt = param(0.0), SGD(1.0)
+    losses = []
+    for scale in 1.0, 2.0, 1.0:
+        losses.append(float(run(lambda: scale + w * 0, opt)[0]))  # noqa: B023
+
+    assert losses == [1.0, 2.0, 1.0]
+    assert len(memory_of(opt).compiled) == 2
+
+
+def test_other_optimisers_a_model_or_a_precision_make_it_another(monkeypatch):
+    model, loss = model_and_loss()
+    a, b = SGD(params(model[0]), 0.1), SGD(params(model[1]), 0.1)
+    compiled = compiled_for(loss, [a], None)
+
+    assert compiled_for(loss, [a], None) is compiled
+    assert compiled_for(loss, [a, b], None) is not compiled
+    assert compiled_for(loss, [b], None) is not compiled
+    assert compiled_for(loss, [a], model) is not compiled
+    monkeypatch.setattr(keras.config, "floatx", lambda: "float64")
+    assert compiled_for(loss, [a], None) is not compiled
+
+
+def test_an_option_of_the_optimiser_that_changed_takes_effect():
+    w, opt = param(0.0), SGD(1.0, clipnorm=0.5)
+    run(lambda: 2.0 * w, opt)
+    opt.clipnorm = 0.25
+    run(lambda: 2.0 * w, opt)
+
+    assert w.numpy() == -0.75
+
+
+def test_a_learning_rate_is_no_reason_to_compile_again():
+    w, opt = param(0.0), SGD(1.0)
+    loss = Traced(lambda x: w * x)
+    run(loss, opt, 1.0)
+    opt.learning_rate = 0.5
+    run(loss, opt, 1.0)
+
+    assert w.numpy() == -1.5
+    assert loss.traces() == 1
+
+
+def test_freezing_takes_effect_at_the_next_call():
+    model, loss = model_and_loss()
+    opt = SGD(0.1)
+    run(loss, opt, X, Y)
+    before = model.get_weights()
+    model[0].trainable = False
+
+    run(loss, opt, X, Y)
+
+    changed = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
+    assert changed == [False, False, True, True]
+
+
+def test_an_optimiser_keeps_a_bounded_number_of_objectives():
+    w, opt = param(0.0), SGD(0.1)
+    for i in range(MOST_KEPT + 3):
+        run(lambda: w * float(i), opt)  # noqa: B023
+
+    assert len(memory_of(opt).compiled) == MOST_KEPT
+
+
+def test_the_objective_that_was_unused_for_longest_goes_first():
+    w, opt = param(0.0), SGD(0.1)
+    losses = [Traced(lambda x: w * x) for _ in range(MOST_KEPT + 1)]
+    for loss in losses[:-1]:
+        run(loss, opt, 1.0)
+    run(losses[0], opt, 1.0)
+    run(losses[-1], opt, 1.0)  # in place of losses[1]
+
+    run(losses[0], opt, 1.0)
+    run(losses[1], opt, 1.0)
+
+    assert [loss.traces() for loss in losses] == [1, 2] + [1] * (MOST_KEPT - 1)
+
+
+def test_an_objective_that_fails_is_tried_anew():
+    w, opt, is_ready = param(2.0), SGD(0.0), queue.SimpleQueue()
+
+    def loss(x):
+        if is_ready.empty():
+            raise OverflowError("not yet")
+        return w * x
+
+    with pytest.raises(OverflowError, match="not yet"):
+        run(loss, opt, 3.0)
+    is_ready.put(1)
+
+    assert run(loss, opt, 3.0)[0] == 6
+
+
+# --- Lengths that differ --------------------------------------------------------------------------
+
+
+def test_lengths_that_differ_are_left_open_after_some_shapes():
+    model, loss = model_and_loss()
+    loss, opt = Traced(loss), SGD(0.0)
+
+    for n in range(1, MOST_SHAPES + 12):
+        x, y = rng.random((n, 3)), rng.random((n, 2))
+        value, _ = run(loss, opt, x, y)
+        assert float(value) == pytest.approx(float(mse(model(x), y)), rel=1e-5)
+
+    assert loss.shapes() == [*((n, 3) for n in range(1, MOST_SHAPES + 1)), (None, 3)]
+
+
+def test_several_axes_are_left_open_as_they_are_found_to_differ():
+    w, opt = param(1.0), SGD(0.0)
+    loss = Traced(lambda x: w * tf.reduce_sum(x))
+
+    for shape in [(2, 3), (4, 3), (5, 3), (5, 4), (7, 3), (6, 9), (2, 2)]:
+        assert run(loss, opt, np.ones(shape))[0] == np.prod(shape)
+
+    assert loss.shapes() == [(2, 3), (4, 3), (None, 3), (5, 4), (None, None)]
+
+
+def test_shapes_that_were_compiled_as_they_are_go_on_so():
+    w, opt = param(1.0), SGD(0.0)
+    compiled = compiled_for(lambda x: w * tf.reduce_sum(x), [opt], None)
+    signatures = [signature_of(np.ones(n)) for n in range(1, MOST_SHAPES + 3)]
+
+    runners = [compiled.runner(s, False) for s in signatures]
+
+    assert [compiled.runner(s, False) for s in signatures] == runners
+    assert len(set(runners)) == MOST_SHAPES + 1
+
+
+def test_batches_of_other_types_or_structures_are_of_other_families():
+    w, opt = param(1.0), SGD(0.0)
+    loss = Traced(lambda x: w * tf.reduce_sum(tf.cast(tf.nest.flatten(x)[0], "float32")))
+    traced = Traced(lambda shape, x: loss.loss(x))
+
+    for n in range(1, MOST_SHAPES + 3):
+        for x in np.ones(n), np.ones(n, "int32"), {"x": np.ones(n)}, np.ones((n, 1)):
+            run(traced, opt, 1.0, x)
+
+    assert traced.traces() == 4 * (MOST_SHAPES + 1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # AutoGraph's own, on Python 3.13
+@pytest.mark.parametrize(
+    "mean",
+    [
+        lambda x, w: tf.reduce_sum(w * x) / x.shape[0],
+        lambda x, w: tf.reduce_sum(w * x) * (1 / x.shape[0]),
+        lambda x, w: sum(w * row for row in tf.unstack(x)) / x.shape[0],
+    ],
+)
+def test_an_objective_that_needs_the_length_is_compiled_for_each(mean):
+    w, opt = param(2.0), SGD(0.0)
+    loss = Traced(lambda x: mean(x, w))
+    lengths = range(1, MOST_SHAPES + 6)
+
+    for _ in range(2):
+        for n in lengths:
+            assert run(loss, opt, np.full(n, 3.0))[0] == pytest.approx(6)
+
+    assert [shape for shape in loss.shapes() if shape != (None,)] == [(n,) for n in lengths]
+
+
+def test_a_wrong_length_of_features_is_refused_as_the_third_shape_too():
+    _, loss = model_and_loss()
+    opt = SGD(0.1)
+    for n in range(1, MOST_SHAPES + 1):
+        run(loss, opt, X[:n], Y[:n])
+
+    for _ in range(2):
+        with pytest.raises(
+            ShapeError, match=r"expects inputs of shape \(\.\.\., 3\), got \(8, 7\)"
+        ):
+            run(loss, opt, np.ones((8, 7)), Y)
+
+    run(loss, opt, X, Y)

@@ -1,0 +1,91 @@
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fluxkeras import SGD, param, repeated, train
+from fluxkeras.training.independence import is_independent
+
+W = param(1.0)
+
+
+def sampling():
+    while True:
+        yield np.float32(W.numpy())
+
+
+GENERATOR = sampling()
+
+
+class Holder:
+    def __init__(self):
+        self.weights = tf.Variable(1.0)
+
+    def sample(self, i):
+        return self.weights * i
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda i: W * i,
+        tf.function(lambda i: W * i),
+        tf.function(lambda i: W * i).get_concrete_function(tf.TensorSpec(())),
+        np.vectorize(lambda i: W * i),
+        functools.lru_cache(lambda i: W * i),
+        functools.partial(lambda w, i: w * i, W),
+        Holder().sample,
+        lambda i: next(GENERATOR),
+        keras.layers.Dense(1),
+        lambda i, opt=SGD(0.1): opt.iterations + i,
+    ],
+)
+def test_a_map_that_may_see_the_model_depends_on_it(function):
+    assert not is_independent(map(function, [1, 2]))
+    assert not is_independent(zip(map(function, [1, 2]), [1, 2]))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda i: np.roll(np.arange(3), i) + np.exp(i),
+        functools.partial(np.full, 3),
+        [1, 2, 3].__getitem__,
+        float,
+        np.sqrt,
+        lambda i, rng=np.random.default_rng(0): rng.random(i),
+    ],
+)
+def test_a_map_over_a_container_is_independent(function):
+    assert is_independent(map(function, [1, 2]))
+    assert is_independent(enumerate(zip(map(function, (1, 2)), range(2))))
+    assert not is_independent(map(function, (i for i in range(2))))
+
+
+DATA = {
+    "the variable itself": lambda w: [w] * 4,
+    "the variable, repeated": lambda w: repeated(w, 4),
+    "a function of TensorFlow's": lambda w: map(tf.function(lambda i: w + 0.0), range(4)),
+    "a generator": lambda w: (np.float32(w.numpy()) for _ in range(4)),
+    "a generator in a map": lambda w: map(lambda _, g=endless(w): next(g), range(4)),
+}
+
+
+def endless(w):
+    while True:
+        yield np.float32(w.numpy())
+
+
+@pytest.mark.parametrize("form", ["single", "graph", "xla"])
+@pytest.mark.parametrize("data", DATA)
+def test_what_depends_on_the_model_is_never_read_too_early(data, form):
+    w = param(1.0)
+
+    history = train(
+        lambda x: (w * 1.0, x), DATA[data](w), SGD(0.25), form=form, chunk=4, progress=False
+    )
+
+    np.testing.assert_allclose(history.losses, [1, 0.75, 0.5, 0.25])
+    np.testing.assert_allclose(history.aux, [1, 0.75, 0.5, 0.25])
