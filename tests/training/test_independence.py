@@ -17,6 +17,8 @@ def sampling():
 
 
 GENERATOR = sampling()
+OPT = SGD(0.1)
+RNG = np.random.default_rng(0)
 
 
 class Holder:
@@ -39,7 +41,7 @@ class Holder:
         Holder().sample,
         lambda i: next(GENERATOR),
         keras.layers.Dense(1),
-        lambda i, opt=SGD(0.1): opt.iterations + i,
+        lambda i: OPT.iterations + i,
     ],
 )
 def test_a_map_that_may_see_the_model_depends_on_it(function):
@@ -55,7 +57,7 @@ def test_a_map_that_may_see_the_model_depends_on_it(function):
         [1, 2, 3].__getitem__,
         float,
         np.sqrt,
-        lambda i, rng=np.random.default_rng(0): rng.random(i),
+        lambda i: RNG.random(i),
     ],
 )
 def test_a_map_over_a_container_is_independent(function):
@@ -64,18 +66,22 @@ def test_a_map_over_a_container_is_independent(function):
     assert not is_independent(map(function, (i for i in range(2))))
 
 
+def endless(w):
+    while True:
+        yield np.float32(w.numpy())
+
+
+def pick(generator, _):
+    return next(generator)
+
+
 DATA = {
     "the variable itself": lambda w: [w] * 4,
     "the variable, repeated": lambda w: repeated(w, 4),
     "a function of TensorFlow's": lambda w: map(tf.function(lambda i: w + 0.0), range(4)),
     "a generator": lambda w: (np.float32(w.numpy()) for _ in range(4)),
-    "a generator in a map": lambda w: map(lambda _, g=endless(w): next(g), range(4)),
+    "a generator in a map": lambda w: map(functools.partial(pick, endless(w)), range(4)),
 }
-
-
-def endless(w):
-    while True:
-        yield np.float32(w.numpy())
 
 
 @pytest.mark.parametrize("form", ["single", "graph", "xla"])
