@@ -284,9 +284,12 @@ def _is_plain(spec: Any) -> bool:
 
 def _in_blocks(data: tf.data.Dataset, size: int) -> Iterator[Any]:
     """The elements of a dataset, of which Python asks for many at once: a call costs 0.1 ms."""
-    is_static = all(s.shape.is_fully_defined() for s in tf.nest.flatten(data.element_spec))
-    blocks = data.batch(size) if is_static else data.ragged_batch(size)
-    for block in blocks.prefetch(1):
+    # Kept with the dataset, since TensorFlow traces functions to make it.
+    if "_fluxkeras" not in vars(data):
+        is_static = all(s.shape.is_fully_defined() for s in tf.nest.flatten(data.element_spec))
+        blocks = data.batch(size) if is_static else data.ragged_batch(size)
+        vars(data)["_fluxkeras"] = blocks.prefetch(1)
+    for block in vars(data)["_fluxkeras"]:
         columns: list[Any] = []
         specs: list[Any] = []
         structure = indexed(block, columns)
