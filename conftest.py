@@ -1,4 +1,4 @@
-"""Examples in the README and in docstrings run as tests."""
+"""Examples in the README, the documentation and docstrings run as tests."""
 
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
 from typing import Any
@@ -25,9 +25,9 @@ docstrings = Sybil(
     patterns=["fluxkeras/*.py", "fluxkeras/**/*.py"],
     setup=with_public_names,
 )
-readme = Sybil(parsers=[PythonCodeBlockParser()], patterns=["README.md"])
+pages = Sybil(parsers=[PythonCodeBlockParser()], patterns=["README.md", "docs/*.md"])
 
-pytest_collect_file = (docstrings + readme).pytest()
+pytest_collect_file = (docstrings + pages).pytest()
 
 
 @pytest.fixture(autouse=True)

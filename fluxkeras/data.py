@@ -16,7 +16,7 @@ class repeated(Iterable[Any]):
     """The same batch `n` times, or for ever. It can be gone through any number of times.
 
     Args:
-        batch: what is given each time, such as `(x, y)`.
+        batch: what is given each time, such as `(x, y)`. `train` copies its arrays once.
         n: how many times; without it, there is no end.
 
     Returns:

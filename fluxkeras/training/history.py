@@ -75,7 +75,7 @@ class History:
         >>> print(history)
         History(5 steps, loss ... to ...)
         single: ... a step
-        ... s: ... compiling, ... data, ... steps, ... callbacks
+        ...: ... compiling, ... data, ... steps, ... callbacks
     """
 
     def __init__(self) -> None:

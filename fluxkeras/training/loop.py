@@ -115,6 +115,7 @@ def train(
     display = progress_of(request.total, wanted=progress)
     try:
         compiled = compiled_for(loss, optimisers, model)
+        timing.lap("compiling")
         with _stoppable(history):
             for outcome in _outcomes(compiled, data, request, timing):
                 history.extend(outcome.losses, outcome.aux)
