@@ -33,10 +33,6 @@ class Request:
     most: float = math.inf
     total: int | None = None
 
-    @property
-    def most_steps(self) -> float:
-        return min(self.most, self.chunk or math.inf)
-
 
 class Arm:
     """A form with room for some steps a call, and what is known of it.
