@@ -43,7 +43,8 @@ class Timing:
 
     def ran_as(self, form: str, chunk: int, dropped: dict[str, str]) -> None:
         self.form, self.chunk = form, chunk
-        self.dropped |= dropped
+        if dropped:
+            self.dropped |= dropped
 
 
 class History:
@@ -149,6 +150,8 @@ class History:
 
 def of_step(aux: Any, i: int) -> Any:
     """What the objective returned besides in one of several steps."""
+    if aux is None:
+        return None
     return tf.nest.map_structure(lambda value: value if value is None else value[i], aux)
 
 
