@@ -21,7 +21,7 @@ class Machine:
     """Runs plans at set costs, in seconds, and keeps account of them.
 
     Args:
-        paces: of a step in each form.
+        paces: of a step in each form, and in one "alone" if that is another.
         compiling: of each form; None where it cannot be compiled.
         call: what a call costs beside its steps.
     """
@@ -43,12 +43,16 @@ class Machine:
             if plan.arm not in self.compiled and not self.compile(tuner, plan):
                 continue
             count = min(plan.steps, steps - done)
-            seconds = self.call + count * self.paces[plan.arm.form]
+            seconds = self.call + count * self.pace(plan.arm)
             tuner.ran(plan.arm, count, seconds)
             self.trained += seconds
             self.calls.append((plan.arm.form, count))
             done += count
         return self
+
+    def pace(self, arm):
+        alone = f"{arm.form} alone" if arm.room is None else ""
+        return self.paces.get(alone, self.paces[arm.form])
 
     def compile(self, tuner, plan):
         form = plan.arm.form
@@ -235,6 +239,15 @@ def test_a_chunk_is_bounded_by_memory(size):
     machine = Machine(FAST_XLA, COMPILING).train(Tuner(size), 20_000)
 
     assert max(steps for _, steps in machine.calls) == max(1, MOST_BYTES // size)
+
+
+def test_a_step_by_xla_alone_is_tried_where_its_loop_is_slow():
+    tuner = Tuner()
+    machine = Machine(SLOW_XLA | {"xla alone": 2e-3}, COMPILING).train(tuner, 20_000)
+
+    assert machine.calls[-1] == ("xla", 1)
+    assert tuner.plan(Request()).room is None
+    assert max(machine.ratios) <= 1
 
 
 def test_a_form_that_becomes_slow_gives_way():
