@@ -64,6 +64,7 @@ def _draw_panel(axis: Any, title: str, rows: list[Row]) -> None:
     shown = [row.microseconds(loop) for row in rows for loop in COLOURS if loop in row.seconds]
     axis.set_xlim(min(shown) / 3, max(shown) * 2)
     axis.xaxis.set_major_formatter(lambda microseconds, _: _time(microseconds))
+    axis.xaxis.set_minor_formatter(lambda *_: "")
     axis.invert_yaxis()
     axis.set_title(title, fontsize=10, loc="left")
     axis.tick_params("y", length=0)
