@@ -289,11 +289,11 @@ def _in_blocks(data: tf.data.Dataset, size: int) -> Iterator[Any]:
         is_static = all(s.shape.is_fully_defined() for s in tf.nest.flatten(data.element_spec))
         blocks = data.batch(size) if is_static else data.ragged_batch(size)
         vars(data)["_fluxkeras"] = blocks.prefetch(1)
+    specs: list[Any] = []
+    map_parts(specs.append, data.element_spec)
     for block in vars(data)["_fluxkeras"]:
         columns: list[Any] = []
-        specs: list[Any] = []
         structure = indexed(block, columns)
-        map_parts(specs.append, data.element_spec)
         for row in zip(*map(_rows, columns, specs), strict=True):
             yield unpacked(structure, row)
 
