@@ -6,33 +6,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from single_step import model_and_loss, run
 
-from fluxkeras import ADAM, SGD, Chain, Dense, ShapeError, mse, param, params, repeated
+from fluxkeras import ADAM, SGD, ShapeError, mse, param, params, repeated
 from fluxkeras.training.cache import MOST_KEPT, MOST_SHAPES, compiled_for
 from fluxkeras.training.feed import feed_of
-from fluxkeras.training.history import of_step
 from fluxkeras.training.step import memory_of
 from fluxkeras.training.tuner import Request
 
 rng = np.random.default_rng(0)
 X, Y = rng.random((8, 3)), rng.random((8, 2))
-
-
-def model_and_loss():
-    model = Chain(Dense(3, 4, "tanh"), Dense(4, 2))
-    return model, lambda x, y: mse(model(x), y)
-
-
-def run(loss, opt, *arguments):
-    """One step, run singly: the loss before the update, and what the objective returned besides."""
-    compiled = compiled_for(loss, [opt], None)
-    feed = feed_of([arguments])
-    signature = feed.peek()
-    runner = compiled.runner(signature, feed.is_same)
-    plan = runner.plan(Request("single"), 0)
-    chunk = feed.take(signature, plan.steps, plan.room)
-    (outcome,) = runner.run(plan, chunk, lambda: None)
-    return outcome.losses[0], of_step(outcome.aux, 0)
 
 
 def signature_of(*arguments):
