@@ -32,7 +32,7 @@ class Trouble(Exception):
     """A loop came upon a loss that is not finite, or an error. The variables are as before it."""
 
 
-class Compiled:
+class CompiledFunction:
     """A function that TensorFlow compiled, called with tensors of the types that it is made for.
 
     Calling it as the operation that it is saves the 0.1 ms in which TensorFlow matches arguments
@@ -78,7 +78,7 @@ class Single:
     """
 
     def __init__(self, step: Step, *, xla: bool = False) -> None:
-        self._function = Compiled(step.guarded, step.signature.specs, xla)
+        self._function = CompiledFunction(step.guarded, step.signature.specs, xla)
         self._aux = step.gradient.structured_outputs[1]
 
     def __call__(self, tensors: tuple[Any, ...], meanwhile: Callable[[], None]) -> Outcome:
@@ -111,7 +111,7 @@ class Loop:
         self._rows = 1 if same else room if xla else None
         self._room = room if xla else None
         specs = [tf.TensorSpec([self._rows, *s.shape], s.dtype) for s in step.signature.specs]
-        self._function = Compiled(self._loop, [tf.TensorSpec((), tf.int32), *specs], xla)
+        self._function = CompiledFunction(self._loop, [tf.TensorSpec((), tf.int32), *specs], xla)
         # A loop of no steps compiles, and trains on nothing.
         nothing = [tf.zeros([length or 1 for length in s.shape], s.dtype) for s in specs]
         self._function(_count(0), *nothing)
@@ -177,8 +177,8 @@ class Snapshot:
                 variable.assign(value)
 
         specs = [tf.TensorSpec(v.shape, v.dtype) for v in variables]
-        self.take = Compiled(take)
-        self.restore = Compiled(restore, specs)
+        self.take = CompiledFunction(take)
+        self.restore = CompiledFunction(restore, specs)
 
 
 def _tensors(structure: Any) -> list[Any]:

@@ -22,6 +22,7 @@ from fluxkeras import (
     repeated,
     train,
 )
+from fluxkeras.training.forms import CompiledFunction
 
 rng = np.random.default_rng(0)
 
@@ -254,3 +255,26 @@ def test_embeddings_and_several_optimisers_train_in_every_form():
     for form in "graph", "xla":
         for value, expected in zip(run(form), run("single"), strict=True):
             np.testing.assert_allclose(value, expected, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("xla", [False, True])
+@pytest.mark.parametrize("devices", [[], ["GPU:0"]], ids=["as an operation", "by its arguments"])
+def test_a_compiled_function_returns_its_tensors_flat(monkeypatch, devices, xla):
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: devices)
+    total = tf.Variable(1.0)
+
+    def add(x, y):
+        return total.assign_add(tf.reduce_sum(x)), {"y": y * 2, "none": None}
+
+    specs = [tf.TensorSpec((2,)), tf.TensorSpec((3,), tf.int32)]
+    function = CompiledFunction(add, specs, xla)
+    sum_, doubled = function(tf.constant([1.0, 2.0]), tf.constant([1, 2, 3]))
+    assert sum_.numpy() == total.numpy() == 4.0
+    assert doubled.numpy().tolist() == [2, 4, 6]
+
+
+def test_a_compiled_function_takes_and_returns_ragged_tensors_in_parts():
+    function = CompiledFunction(lambda x: x + 1, [tf.RaggedTensorSpec([None, None], tf.int32)])
+    values, splits = function(tf.ragged.constant([[1, 2], [3]]))
+    assert values.numpy().tolist() == [2, 3, 4]
+    assert splits.numpy().tolist() == [0, 2, 3]
