@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from typing import Any
 
 __all__ = ["NonFiniteError", "ShapeError"]
 
@@ -11,7 +12,15 @@ class ShapeError(ValueError):
 
 
 class NonFiniteError(FloatingPointError):
-    """A loss is NaN or infinite. It was raised before the update that would have spread it."""
+    """A loss is NaN or infinite. It was raised before the update that would have spread it.
+
+    Attributes:
+        loss: what it is.
+        aux: what the objective returned besides, or None.
+    """
+
+    loss: float
+    aux: Any = None
 
 
 # How Keras and AutoGraph begin the message of the copy that they raise of an error of the user's.

@@ -23,7 +23,7 @@ from fluxkeras.training.progress import progress_of
 from fluxkeras.training.step import Optimiser
 from fluxkeras.training.tuner import FORMS, Request
 
-__all__ = ["epochs", "train"]
+__all__ = ["epochs", "train", "trainstep"]
 
 logger = logging.getLogger("fluxkeras")
 
@@ -135,6 +135,40 @@ def train(
     return history
 
 
+def trainstep(loss: Callable[..., Any], *arguments: Any) -> Any:
+    """One step of training, `trainstep(loss, batch, opt)` or `trainstep(loss, model, batch, opt)`.
+
+    `train(loss, model, [batch], opt)`, which is faster for several batches.
+
+    Args:
+        loss: the objective, as in `train`.
+        *arguments: as in `train`, with one batch in place of the data.
+
+    Returns:
+        What `loss` returned, before the update: the loss, or a tuple `(loss, anything else)`, as
+        NumPy's. If the loss is not finite, nothing was changed.
+
+    Raises:
+        TypeError, ValueError, ShapeError: as in `train`.
+
+    Example:
+        >>> m = Chain(Dense(1, 1, init="ones"))
+        >>> loss = lambda m, x, y: mse(m(x), y)
+        >>> opt = Descent(0.1)
+        >>> [float(trainstep(loss, m, ([[1.0]], [[0.0]]), opt)) for _ in range(2)]
+        [1.0, 0.36...]
+
+    Source: Flux's `trainstep!`.
+    """
+    model, batch, opt = _split(arguments)
+    try:
+        history = train(loss, model, [batch], opt, progress=False)
+    except NonFiniteError as error:
+        return error.loss if error.aux is None else (error.loss, error.aux)
+    aux = of_step(history.aux, 0)
+    return history.losses[0] if aux is None else (history.losses[0], aux)
+
+
 def _outcomes(compiled: Compiled, data: Any, request: Request, timing: Timing) -> Iterator[Outcome]:
     """Train on batch after batch: what came of each, or of several that ran in one call."""
     feed = feed_of(data)
@@ -156,7 +190,7 @@ def _outcomes(compiled: Compiled, data: Any, request: Request, timing: Timing) -
             with _at_batch(done, signature):
                 if (outcome := next(outcomes, None)) is None:
                     break
-                _check_is_finite(outcome.losses)
+                _check_is_finite(outcome)
             timing.lap(part)
             done += len(outcome.losses)
             yield outcome
@@ -172,13 +206,16 @@ def _at_batch(position: int, signature: Signature) -> Iterator[None]:
         raise
 
 
-def _check_is_finite(losses: np.ndarray) -> None:
-    if not math.isfinite(losses[-1]):
-        raise NonFiniteError(
-            f"the loss is {losses[-1]}. Training stopped before that update: the model is as it "
+def _check_is_finite(outcome: Outcome) -> None:
+    loss = outcome.losses[-1]
+    if not math.isfinite(loss):
+        error = NonFiniteError(
+            f"the loss is {loss}. Training stopped before that update: the model is as it "
             "was before that batch. Is there a NaN in the batch, or a log of 0 or a division by 0 "
             "in the objective? If the losses grew, lower the learning rate."
         )
+        error.loss, error.aux = float(loss), of_step(outcome.aux, -1)
+        raise error
 
 
 def _state(history: History, outcome: Outcome, model: Any) -> State:
@@ -207,13 +244,19 @@ def _stoppable(history: History) -> Iterator[None]:
             running.stopped = True
 
 
-def _arguments(arguments: tuple[Any, ...]) -> tuple[Any, Any, list[Optimiser]]:
+def _split(arguments: tuple[Any, ...]) -> tuple[Any, Any, Any]:
+    """The model, or None, the data and the optimiser."""
     if len(arguments) not in (2, 3):
         raise TypeError(
             "train takes (loss, data, opt) or (loss, model, data, opt), got "
             f"{len(arguments) + 1} arguments."
         )
     model, data, opt = (None, *arguments)[-3:]
+    return model, data, opt
+
+
+def _arguments(arguments: tuple[Any, ...]) -> tuple[Any, Any, list[Optimiser]]:
+    model, data, opt = _split(arguments)
     optimisers = list(opt) if isinstance(opt, list | tuple) else [opt]
     for optimiser in optimisers:
         if not isinstance(optimiser, keras.optimizers.Optimizer):

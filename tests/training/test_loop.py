@@ -27,6 +27,7 @@ from fluxkeras import (
     stop,
     throttle,
     train,
+    trainstep,
 )
 
 rng = np.random.default_rng(0)
@@ -613,3 +614,21 @@ def test_an_interrupt_leaves_a_whole_step(m, loss):
 
     assert len(caught.value.history) == 3
     weights_are(m, weights[-1])
+
+
+def test_a_single_step_returns_what_the_objective_did_before_the_update():
+    w = param(3.0)
+    step = trainstep(lambda w, x: ((w * x) ** 2, {"x": x}), w, (2.0,), SGD([w], 0.1))
+    assert step[0] == 36.0
+    assert step[1]["x"] == 2.0
+    np.testing.assert_allclose(w.numpy(), 3.0 - 0.1 * 2 * 3.0 * 4, rtol=1e-6)
+    loss = trainstep(lambda x: (w * x) ** 2, (1.0,), SGD([w], 0.1))
+    np.testing.assert_allclose(loss, (3.0 - 2.4) ** 2, rtol=1e-5)
+
+
+def test_a_single_step_of_a_loss_that_is_not_finite_changes_nothing():
+    w = param(3.0)
+    assert np.isinf(trainstep(lambda x: w / x, (0.0,), SGD([w], 0.1)))
+    loss, aux = trainstep(lambda x: (w * x, 2 * x), (np.nan,), SGD([w], 0.1))
+    assert np.isnan(loss) and np.isnan(aux)
+    assert w.numpy() == 3.0
