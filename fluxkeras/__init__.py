@@ -25,6 +25,7 @@ if keras.config.backend() != "tensorflow":
 
 from fluxkeras.checks import *
 from fluxkeras.activations import *
+from fluxkeras.initialisers import *
 from fluxkeras.parameters import *
 from fluxkeras.losses import *
 from fluxkeras.optimisers import *

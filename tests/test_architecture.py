@@ -13,7 +13,7 @@ PACKAGE = Path(fluxkeras.__file__).parent
 # Each module imports only from rows above its own. Layers and training never import each other.
 ROWS = [
     ["checks"],
-    ["activations", "parameters"],
+    ["activations", "initialisers", "parameters"],
     ["losses", "optimisers", "data"],
     ["layers.printing", "training.callbacks", "training.history", "training.progress"],
     ["layers.core", "training.captures", "training.batch", "training.tuner"],
