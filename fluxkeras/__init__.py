@@ -31,6 +31,7 @@ from fluxkeras.losses import *
 from fluxkeras.optimisers import *
 from fluxkeras.data import *
 from fluxkeras.layers.core import *
+from fluxkeras.layers.dropout import *
 from fluxkeras.training.callbacks import *
 from fluxkeras.training.history import *
 from fluxkeras.training.loop import *

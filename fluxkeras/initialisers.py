@@ -60,8 +60,9 @@ def nfan(*shape: Any) -> tuple[int, int]:
 
     Source: Flux's `nfan`, whose matrices are `(out, in)`.
     """
-    *window, fan_in, fan_out = (1, 1, *_shape("nfan", shape))
-    return math.prod(window) * fan_in, math.prod(window) * fan_out
+    sizes = [1, 1, *_shape("nfan", shape)]
+    window = math.prod(sizes[:-2])
+    return window * sizes[-2], window * sizes[-1]
 
 
 @keras.saving.register_keras_serializable(package="fluxkeras")

@@ -17,7 +17,7 @@ ROWS = [
     ["losses", "optimisers", "data"],
     ["layers.printing", "training.callbacks", "training.history", "training.progress"],
     ["layers.core", "training.captures", "training.batch", "training.tuner"],
-    ["training.independence"],
+    ["layers.dropout", "training.independence"],
     ["training.feed", "training.objective"],
     ["training.step"],
     ["training.forms"],
