@@ -86,7 +86,8 @@ class Initialiser(keras.initializers.Initializer):
 
     def __call__(self, *sizes: Any, **keywords: Any) -> Any:
         if len(sizes) == 2 and not _is_size(sizes[0]):  # as Keras calls: (shape, dtype)
-            sizes, keywords["dtype"] = sizes[:1], sizes[1]
+            shape, keywords["dtype"] = sizes
+            sizes = (shape,)
         fixed = Initialiser(self._name, **self._keywords | keywords)
         return self._draw(*_shape(self._name, sizes), **fixed._keywords) if sizes else fixed
 
