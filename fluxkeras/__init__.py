@@ -29,6 +29,10 @@ from fluxkeras.initialisers import *
 from fluxkeras.parameters import *
 from fluxkeras.losses import *
 from fluxkeras.optimisers import *
+from fluxkeras.adaptive_rules import *
+from fluxkeras.adam_rules import *
+from fluxkeras.rule_chain import *
+from fluxkeras.rule_state import *
 from fluxkeras.data import *
 from fluxkeras.layers.core import *
 from fluxkeras.layers.dropout import *

@@ -1,42 +1,49 @@
-"""Flux's update rules, with Flux's numbers, as Keras optimisers."""
+"""Flux's update rules, with Flux's numbers, as Keras optimisers: their base, and the plain ones."""
 
 import functools
+import inspect
 import math
 import numbers
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, ClassVar, TypeAlias
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from fluxkeras.hyper_parameters import Number, hyper_parameters
 from fluxkeras.parameters import Variable
 
-__all__ = ["ADAM", "ADAMW", "Adam", "AdamW", "Descent", "Momentum", "Nesterov", "RMSProp", "SGD"]
+__all__ = ["Descent", "Momentum", "Nesterov", "Rprop", "SGD"]
 
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
-Rate: TypeAlias = float | Schedule | Callable[[], float]
+Eta: TypeAlias = float | Schedule | Callable[[], float]
+At: TypeAlias = SimpleNamespace  # the hyper-parameters of a rule at a step
+Step: TypeAlias = tuple[list[Any], Any]  # what the slots become, and what the gradient does
 
-_OPTIONS = (  # those of every Keras optimiser that change the steps
+OPTIONS = (  # those of every Keras optimiser that change the steps
     "weight_decay clipnorm clipvalue global_clipnorm use_ema loss_scale_factor "
     "gradient_accumulation_steps"
 ).split()
 
-_registered = keras.saving.register_keras_serializable(package="fluxkeras")
+registered = keras.saving.register_keras_serializable(package="fluxkeras")
 
 
-def _parameters_first(init: Callable[..., None]) -> Callable[..., None]:
-    """Lets a list of parameters come before the learning rate: `Adam(params(m), 0.001)`."""
+def parameters_first(init: Callable[..., None]) -> Callable[..., None]:
+    """Lets a list of parameters come before the other arguments: `Adam(params(m), 0.001)`."""
 
     @functools.wraps(init)
-    def wrapper(self: keras.optimizers.Optimizer, *args: Any, **kwargs: Any) -> None:
+    def wrapper(self: "Rule", *args: Any, **kwargs: Any) -> None:
         rule = type(self).__name__
         parameters = None
         if args and isinstance(args[0], list | tuple):
             parameters, args = _parameters(rule, args[0]), args[1:]
-        if args:
-            args = (_rate(rule, args[0]), *args[1:])
-        kwargs |= {k: _rate(rule, kwargs[k]) for k in ("eta", "learning_rate") if k in kwargs}
+        if args and self.has_rate:
+            args = (checked_rate(rule, args[0]), *args[1:])
+        given = {k: kwargs[k] for k in ("eta", "learning_rate") if k in kwargs}
+        kwargs |= {k: checked_rate(rule, value) for k, value in given.items()}
         init(self, *args, **kwargs)
         # Set by name, Keras would count the model's weights among the optimiser's own state.
         self.__dict__["params"] = parameters
@@ -57,7 +64,7 @@ def _parameters(rule: str, given: list[Any] | tuple[Any, ...]) -> list[Any]:
     return list(given)
 
 
-def _rate(rule: str, eta: Any) -> Any:
+def checked_rate(rule: str, eta: Any) -> Any:
     if isinstance(eta, numbers.Real):
         if not 0 <= float(eta) < math.inf:
             raise ValueError(
@@ -76,17 +83,6 @@ def _not_first(rule: str, got: str) -> str:
     return f"{rule} expects {expected}, got {got}. Pass params(model)."
 
 
-def _call(rule: keras.optimizers.Optimizer, **arguments: Any) -> str:
-    """The call that makes the rule as it is now. Arguments that are None are not shown."""
-    with tf.init_scope():
-        rate = rule.get_config()["learning_rate"]
-    eta = f"{rate:.7g}" if isinstance(rate, float) else str(rate["class_name"])
-    common = {name: getattr(rule, name) or None for name in _OPTIONS}
-    options = arguments | common | arguments
-    shown = [f"{name}={value!r}" for name, value in options.items() if value is not None]
-    return f"{type(rule).__name__}({', '.join([eta, *shown])})"
-
-
 def _dense(gradient: Any, variable: tf.Variable) -> Any:
     """A gradient as an array. An embedding's lists a row as often as it was looked up, and the
     square of a sum is not the sum of the squares, which Keras's own rules would take.
@@ -97,21 +93,165 @@ def _dense(gradient: Any, variable: tf.Variable) -> Any:
     return ops.cast(gradient, variable.dtype)
 
 
-def _decay(value: float, dtype: tf.DType) -> tf.Tensor:
-    """The rate of a running mean. bfloat16 rounds 0.999 to 1, with which the mean stays zero."""
-    below_one = {tf.float16: 1 - 2**-11, tf.bfloat16: 1 - 2**-8}
-    return tf.constant(min(value, below_one.get(dtype, 1.0)), dtype)
+class Rule(keras.optimizers.Optimizer):
+    """An update rule: how a gradient becomes a step.
 
+    A subclass says what it keeps of each variable, in `slots`, and what it does, in `transform`.
 
-def _floor(epsilon: float, dtype: tf.DType) -> float:
-    """The least epsilon. A mean square in float16 may have lost all that is below 2**-24, so that
-    with Flux's 1e-7 a gradient of 1e-3 makes steps of a hundred times the learning rate.
+    Args:
+        eta: the learning rate.
+        decay: at the step after `n` others the learning rate is `eta / (1 + decay * n)`.
+        **keras_options: what every Keras optimiser takes.
+
+    Attributes:
+        slots: the names of the arrays that it keeps of each variable.
+        has_rate: whether there is a learning rate in it.
     """
-    return 2.0**-12 if epsilon and dtype == tf.float16 else 0.0
+
+    decay = Number("how fast the learning rate falls, which is divided by 1 + decay * steps")
+    slots: tuple[str, ...] = ()
+    state: list[list[keras.Variable]]
+    has_rate: ClassVar[bool] = True
+
+    def __init__(self, eta: Eta = 1.0, *, decay: float = 0.0, **keras_options: Any) -> None:
+        super().__init__(**{"learning_rate": eta} | keras_options)
+        if decay and not self.has_rate:
+            raise ValueError(
+                f"{type(self).__name__} expects no decay, got {decay!r}. It has no learning rate."
+            )
+        self.decay = decay
+
+    @property
+    def eta(self) -> Any:
+        """The learning rate, as Flux calls it."""
+        return self.learning_rate
+
+    def parts(self) -> Sequence["Rule"]:
+        """The rules that transform a gradient in turn: of a chain, several."""
+        return [self]
+
+    def transform(self, at: At, slots: list[Any], x: tf.Variable, g: Any) -> Step:
+        """The slots after a step, and what comes of the gradient: at the end, it is subtracted.
+
+        Args:
+            at: the hyper-parameters at this step, in the variable's precision.
+            slots: the values of its slots.
+            x: the variable.
+            g: its gradient, or what the parts before have made of it.
+        """
+        raise NotImplementedError
+
+    def start(self, slot: str) -> float:
+        """What a slot is filled with at first."""
+        return 0.0
+
+    def lets_pass(self) -> Any:
+        """Whether the parts after this one are to go on, a tensor; None: always."""
+        return None
+
+    def guards(self, gradients: Sequence[Any]) -> list[tf.Operation]:
+        """What is to be run before anything is changed."""
+        return []
+
+    def build(self, variables: list[Any]) -> None:
+        if self.built:
+            return
+        super().build(variables)
+        self.states = [
+            [self._slot(part, name, variables) for name in part.slots] for part in self.parts()
+        ]
+        for part, state in zip(self.parts(), self.states, strict=True):
+            # Set by name, Keras would save those of a chain with its parts once more.
+            part.__dict__["state"] = state
+
+    def _slot(self, part: "Rule", name: str, variables: list[Any]) -> list[keras.Variable]:
+        initializer = keras.initializers.Constant(np.float64(part.start(name)))
+        add = self.add_variable_from_reference
+        return [add(v, name=name, initializer=initializer) for v in variables]
+
+    def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
+        # The numbers of a step are computed once for all of its variables.
+        for part in self.parts():
+            part.__dict__["_numbers"] = {}
+        guards = [guard for part in self.parts() for guard in part.guards(grads)]
+        try:
+            with tf.control_dependencies(guards):
+                super().apply(grads, trainable_variables)
+        finally:
+            for part in self.parts():
+                part.__dict__["_numbers"] = None
+
+    def update_step(self, gradient: Any, variable: tf.Variable, learning_rate: Any) -> None:
+        self._follow(self.parts(), _dense(gradient, variable), variable)
+
+    def _follow(self, parts: Sequence["Rule"], g: Any, x: tf.Variable) -> None:
+        # The underscore notwithstanding, this is how Keras has subclasses find their own state.
+        index = self._get_variable_index(x)
+        for i, part in enumerate(parts):
+            slots = [slot[index] for slot in part.state]
+            values = [ops.convert_to_tensor(slot) for slot in slots]
+            new, g = part.transform(part.at(x), values, x, g)
+            for slot, value in zip(slots, new, strict=True):
+                self.assign(slot, value)
+            if (go_on := part.lets_pass()) is not None:
+                rest = functools.partial(self._follow, parts[i + 1 :], g, x)
+                tf.cond(go_on, rest, lambda: None)
+                return
+        self.assign_sub(x, g)
+
+    def at(self, variable: tf.Variable) -> At:
+        """The hyper-parameters as they are now, for a variable."""
+        dtype = keras.backend.standardize_dtype(variable.dtype)
+        known = self.__dict__.get("_numbers")
+        if known is None:
+            return self.numbers(dtype)
+        if dtype not in known:
+            known[dtype] = self.numbers(dtype)
+        return known[dtype]
+
+    def numbers(self, dtype: str) -> At:
+        """The hyper-parameters as they are now, in a precision; and `eta`."""
+        before = ops.cast(self.iterations, "float64")
+        eta = ops.cast(self.learning_rate, "float64")
+        decay = ops.convert_to_tensor(self._decay)
+        named = hyper_parameters(type(self)).items()
+        values = {name: number.at(self, dtype, before + 1) for name, number in named}
+        return SimpleNamespace(eta=ops.cast(eta / (1 + decay * before), dtype), **values)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name, _ in self._arguments()}
+        return super().get_config() | own | {"decay": self.decay}
+
+    def _arguments(self) -> list[tuple[str, inspect.Parameter]]:
+        """The rule's own, in order, but for the learning rate."""
+        parameters = inspect.signature(type(self)).parameters.items()
+        variadic = inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL
+        return [(n, p) for n, p in parameters if n != "eta" and p.kind not in variadic]
+
+    def __repr__(self) -> str:
+        """The call that makes the rule as it is now."""
+        shown = self._shown_first()
+        for name, parameter in self._arguments():
+            value = getattr(self, name)
+            is_plain = parameter.kind is not parameter.KEYWORD_ONLY
+            if not shown:
+                shown = [repr(value)]
+            elif is_plain or value != parameter.default:
+                shown.append(f"{name}={value!r}")
+        options = {name: getattr(self, name) for name in ("decay", *OPTIONS)}
+        shown += [f"{name}={value!r}" for name, value in options.items() if value]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _shown_first(self) -> list[str]:
+        if not self.has_rate:
+            return []
+        with tf.init_scope():
+            rate = keras.optimizers.Optimizer.get_config(self)["learning_rate"]
+        return [f"{rate:.7g}" if isinstance(rate, float) else str(rate["class_name"])]
 
 
-@_registered
-class Descent(keras.optimizers.SGD):
+@registered
+class Descent(Rule):
     """Gradient descent.
 
     The rule, where `x` is a parameter and `g` its gradient:
@@ -121,15 +261,17 @@ class Descent(keras.optimizers.SGD):
     Args:
         eta: the learning rate, a number from 0, a Keras learning-rate schedule, or a function of no
             arguments, which is called when a step is compiled: to change the rate while training,
-            have it read a `tf.Variable`, or assign to `learning_rate`. The parameters may come
-            before it, as a list of variables: `Descent(params(m), 0.1)`. They are then kept as
-            `params`, which otherwise is None.
-        **keras_options: what `keras.optimizers.SGD` takes, under Keras's names, such as `clipnorm`
-            or `momentum`. `learning_rate` wins over `eta`.
+            have it read a `tf.Variable`, or assign to `learning_rate`, or call `adjust`. The
+            parameters may come before it, as a list of variables: `Descent(params(m), 0.1)`. They
+            are then kept as `params`, which otherwise is None.
+        **keras_options: what every Keras optimiser takes, under Keras's names, such as `clipnorm`;
+            `learning_rate` wins over `eta`. And `decay`, as of Flux 0.6: at the step after `n`
+            others, the learning rate is `eta / (1 + decay * n)`.
 
     Raises:
         TypeError: the first argument is neither a learning rate nor a list of variables.
-        ValueError: the learning rate is negative or not finite, or there are no parameters.
+        ValueError: the learning rate or `decay` is negative or not finite, or there are no
+            parameters.
 
     Example:
         >>> x = tf.Variable([1.0, 2.0])
@@ -141,16 +283,16 @@ class Descent(keras.optimizers.SGD):
     same with a learning rate of 0.01 by default.
     """
 
-    @_parameters_first
-    def __init__(self, eta: Rate = 0.1, **keras_options: Any) -> None:
-        super().__init__(**{"learning_rate": eta} | keras_options)
+    @parameters_first
+    def __init__(self, eta: Eta = 0.1, **keras_options: Any) -> None:
+        super().__init__(eta, **keras_options)
 
-    def __repr__(self) -> str:
-        return _call(self, momentum=self.momentum or None, nesterov=self.nesterov or None)
+    def transform(self, at: At, slots: list[Any], x: tf.Variable, g: Any) -> Step:
+        return [], at.eta * g
 
 
-@_registered
-class Momentum(keras.optimizers.SGD):
+@registered
+class Momentum(Rule):
     """Gradient descent with momentum.
 
     The rule, where `v` starts at 0:
@@ -161,10 +303,10 @@ class Momentum(keras.optimizers.SGD):
     Args:
         eta: the learning rate, or before it the parameters; see `Descent`.
         rho: how much of the last step is made again, from 0 to 1.
-        **keras_options: what `keras.optimizers.SGD` takes, under Keras's names.
+        **keras_options: see `Descent`.
 
     Raises:
-        TypeError, ValueError: see `Descent`; ValueError also if `rho` is not from 0 to 1.
+        TypeError, ValueError: see `Descent`; also if `rho` is no number from 0 to 1.
 
     Example:
         >>> x, g = tf.Variable([1.0]), tf.constant([1.0])
@@ -177,16 +319,22 @@ class Momentum(keras.optimizers.SGD):
     Source: Flux's `Momentum`; Polyak, 1964. Keras's is `SGD(0.01, momentum=0.9)`, the same rule.
     """
 
-    @_parameters_first
-    def __init__(self, eta: Rate = 0.01, rho: float = 0.9, **keras_options: Any) -> None:
-        super().__init__(**{"learning_rate": eta, "momentum": float(rho)} | keras_options)
+    rho = Number("how much of the last step is made again, such as 0.9", most=1.0)
+    slots = ("velocity",)
 
-    def __repr__(self) -> str:
-        return _call(self, rho=self.momentum, nesterov=self.nesterov or None)
+    @parameters_first
+    def __init__(self, eta: Eta = 0.01, rho: float = 0.9, **keras_options: Any) -> None:
+        super().__init__(eta, **keras_options)
+        self.rho = rho
+
+    def transform(self, at: At, slots: list[Any], x: tf.Variable, g: Any) -> Step:
+        (v,) = slots
+        v = at.rho * v + at.eta * g
+        return [v], v
 
 
-@_registered
-class Nesterov(keras.optimizers.SGD):
+@registered
+class Nesterov(Momentum):
     """Gradient descent with Nesterov's momentum, which looks one step ahead.
 
     The rule, where `v` starts at 0:
@@ -197,10 +345,10 @@ class Nesterov(keras.optimizers.SGD):
     Args:
         eta: the learning rate, or before it the parameters; see `Descent`.
         rho: how much of the last step is made again, from 0 to 1.
-        **keras_options: what `keras.optimizers.SGD` takes, under Keras's names.
+        **keras_options: see `Descent`.
 
     Raises:
-        TypeError, ValueError: see `Descent`; ValueError also if `rho` is not from 0 to 1.
+        TypeError, ValueError: see `Momentum`.
 
     Example:
         >>> x = tf.Variable([1.0])
@@ -212,247 +360,75 @@ class Nesterov(keras.optimizers.SGD):
     `SGD(0.001, momentum=0.9, nesterov=True)`, the same rule.
     """
 
-    @_parameters_first
-    def __init__(self, eta: Rate = 0.001, rho: float = 0.9, **keras_options: Any) -> None:
-        options = {"learning_rate": eta, "momentum": float(rho), "nesterov": True}
-        super().__init__(**options | keras_options)
+    @parameters_first
+    def __init__(self, eta: Eta = 0.001, rho: float = 0.9, **keras_options: Any) -> None:
+        super().__init__(eta, rho, **keras_options)
 
-    def __repr__(self) -> str:
-        return _call(self, rho=self.momentum)
+    def transform(self, at: At, slots: list[Any], x: tf.Variable, g: Any) -> Step:
+        slots, v = super().transform(at, slots, x, g)
+        return slots, at.rho * v + at.eta * g
 
 
-@_registered
-class RMSProp(keras.optimizers.Optimizer):
-    """Gradient descent, divided by the root of the running mean of the squared gradient.
+@registered
+class Rprop(Rule):
+    """Steps whose lengths depend on the signs of the gradient alone, for whole batches.
 
-    The rule, where `q` and `l` start at 0, and `l` stays there unless `centred`:
+    The rule, where `h` starts at `eta`, `old` at 0, each element by itself:
 
-        q = rho * q + (1 - rho) * g**2
-        l = rho * l + (1 - rho) * g
-        x -= eta * g / (sqrt(q - l**2) + epsilon)
+        h = min(ell[1] * h, gamma[1])  # where old * g > 0
+        h = max(ell[0] * h, gamma[0])  # where old * g < 0
+        old = 0 if old * g < 0 else g
+        x -= h * sign(old)
 
     Args:
-        eta: the learning rate, or before it the parameters; see `Descent`.
-        rho: the rate at which the running means forget, from 0 to 1: they span about
-            `1 / (1 - rho)` steps.
-        epsilon: what keeps the division finite, in units of the gradient. For float16 variables
-            at least 2**-12, unless it is 0.
-        centred: whether to divide by the standard deviation of the gradient instead.
-        **keras_options: what every Keras optimiser takes, under Keras's names, such as `clipnorm`.
+        eta: the length of the first step, or before it the parameters; see `Descent`. To change it
+            later changes nothing.
+        ell: the factors by which a step becomes shorter and longer.
+        gamma: the shortest and the longest step.
+        **keras_options: see `Descent`.
 
     Raises:
-        TypeError, ValueError: see `Descent`.
+        TypeError, ValueError: see `Descent`; also if `ell` or `gamma` is no pair of numbers from 0.
 
     Example:
         >>> x = tf.Variable([1.0, 2.0])
-        >>> RMSProp(0.1, rho=0.75).apply([tf.constant([3.0, -3.0])], [x])  # 0.1 * 3 / sqrt(9 / 4)
-        >>> print(x.numpy())
-        [0.8 2.2]
+        >>> rule = Rprop(0.1)
+        >>> rule.apply([tf.constant([5.0, -0.01])], [x])  # x -= 0.1 * sign(g)
+        >>> rule.apply([tf.constant([5.0, -0.01])], [x])  # x -= 1.2 * 0.1 * sign(g)
+        >>> print(x.numpy().round(4))
+        [0.78 2.22]
 
-    Source: Flux 0.16's `RMSProp`; Hinton, 2012; centred: Graves, 2013. Keras's `RMSprop` adds
-    epsilon, 1e-7, inside the root, as Flux 0.6 did.
+    Source: Flux 0.16's `Rprop(η, ℓ, Γ)`; Riedmiller and Braun, 1993. Keras has none.
     """
 
-    @_parameters_first
+    ell = Number("the factors by which a step changes, such as (0.5, 1.2)", pair=True)
+    gamma = Number("the shortest and the longest step, such as (1e-6, 50)", pair=True)
+    slots = ("gradient", "length")
+
+    @parameters_first
     def __init__(
         self,
-        eta: Rate = 0.001,
-        rho: float = 0.9,
-        epsilon: float = 1e-8,
-        *,
-        centred: bool = False,
+        eta: Eta = 1e-3,
+        ell: tuple[float, float] = (0.5, 1.2),
+        gamma: tuple[float, float] = (1e-6, 50.0),
         **keras_options: Any,
     ) -> None:
-        centred = keras_options.pop("centered", centred)
-        super().__init__(**{"learning_rate": eta} | keras_options)
-        self.rho = rho
-        self.epsilon = epsilon
-        self.centred = centred
+        super().__init__(eta, **keras_options)
+        self.ell = ell
+        self.gamma = gamma
 
-    def build(self, variables: list[Any]) -> None:
-        if self.built:
-            return
-        super().build(variables)
-        add = self.add_variable_from_reference
-        self._squares = [add(v, name="square") for v in variables]
-        self._means = [add(v, name="mean") for v in variables] if self.centred else []
+    def start(self, slot: str) -> float:
+        with tf.init_scope():
+            return float(self.learning_rate) if slot == "length" else 0.0
 
-    def update_step(self, gradient: Any, variable: tf.Variable, learning_rate: Any) -> None:
-        dtype = tf.as_dtype(variable.dtype)
-        eta = ops.cast(learning_rate, variable.dtype)
-        rho = _decay(self.rho, dtype)
-        g = _dense(gradient, variable)
-        # The underscore notwithstanding, this is how Keras has subclasses find their own state.
-        index = self._get_variable_index(variable)
-        q = self._squares[index]
-        self.assign(q, rho * q + (1 - rho) * ops.square(g))
-        variance = ops.convert_to_tensor(q)
-        if self.centred:
-            mean = self._means[index]
-            self.assign(mean, rho * mean + (1 - rho) * g)
-            # Rounding can take the variance of a constant gradient below zero.
-            variance = ops.maximum(variance - ops.square(mean), 0)
-        epsilon = max(self.epsilon, _floor(self.epsilon, dtype))
-        self.assign_sub(variable, eta * g / (ops.sqrt(variance) + epsilon))
-
-    def get_config(self) -> dict[str, Any]:
-        own = {"rho": self.rho, "epsilon": self.epsilon, "centred": self.centred}
-        return super().get_config() | own
-
-    def __repr__(self) -> str:
-        return _call(self, rho=self.rho, epsilon=self.epsilon, centred=self.centred or None)
-
-
-@_registered
-class Adam(keras.optimizers.Adam):
-    """Momentum, divided by the root of the running mean of the squared gradient.
-
-    The rule at step `t = 1, 2, …`, where `m` and `v` start at 0:
-
-        m = beta[0] * m + (1 - beta[0]) * g
-        v = beta[1] * v + (1 - beta[1]) * g**2
-        m_hat, v_hat = m / (1 - beta[0] ** t), v / (1 - beta[1] ** t)
-        x -= eta * m_hat / (sqrt(v_hat) + epsilon)
-
-    Args:
-        eta: the learning rate, about the length of a step, or before it the parameters; see
-            `Descent`.
-        beta: the rates at which the running means `m` and `v` forget, each from 0 to 1: they span
-            about `1 / (1 - beta)` steps.
-        epsilon: what keeps the division finite, in units of the gradient. For float16 variables
-            at least 2**-12, unless it is 0.
-        **keras_options: what `keras.optimizers.Adam` takes, under Keras's names, such as `beta_1`
-            or `clipnorm`.
-
-    Raises:
-        TypeError, ValueError: see `Descent`. TypeError also if `beta` is not a pair.
-
-    Example:
-        >>> x = tf.Variable([1.0, 2.0])
-        >>> Adam(0.1).apply([tf.constant([5.0, -0.01])], [x])  # the first step is eta * sign(g)
-        >>> print(x.numpy())
-        [0.9 2.1]
-
-    Source: Flux 0.16's `Adam`; Kingma and Ba, 2014, algorithm 1. Keras's `Adam` adds epsilon, 1e-7,
-    before the correction of the means (Flux 0.6 inside the root), squares the gradients of a row
-    that was looked up twice one by one, and does not move bfloat16 variables at all.
-    """
-
-    @_parameters_first
-    def __init__(
-        self,
-        eta: Rate = 0.001,
-        beta: tuple[float, float] = (0.9, 0.999),
-        epsilon: float = 1e-8,
-        **keras_options: Any,
-    ) -> None:
-        if not isinstance(beta, list | tuple) or len(beta) != 2:
-            raise TypeError(
-                f"{type(self).__name__} expects a pair of numbers as beta, got {beta!r}. "
-                "Pass beta=(0.9, 0.999), or beta_1=0.9 for the first alone."
-            )
-        options = {"learning_rate": eta, "beta_1": beta[0], "beta_2": beta[1], "epsilon": epsilon}
-        super().__init__(**options | keras_options)
-
-    def update_step(self, gradient: Any, variable: tf.Variable, learning_rate: Any) -> None:
-        """Keras's rule, with numbers that make it Flux's.
-
-        `m_hat / (sqrt(v_hat) + epsilon)` is what Keras computes, if its epsilon is that of Flux
-        times `sqrt(1 - beta[1] ** t)`. The other two are given in the variable's precision, which
-        Keras rounds in one place, but not in the other.
-        """
-        dtype = tf.as_dtype(variable.dtype)
-        mine = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
-        beta_1, beta_2 = _decay(self.beta_1, dtype), _decay(self.beta_2, dtype)
-        correction = ops.sqrt(1 - ops.power(beta_2, ops.cast(self.iterations + 1, variable.dtype)))
-        epsilon = ops.maximum(self.epsilon * correction, _floor(self.epsilon, dtype))
-        try:
-            self.__dict__ |= {"beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}
-            super().update_step(_dense(gradient, variable), variable, learning_rate)
-        finally:
-            self.__dict__ |= mine
-
-    def __repr__(self) -> str:
-        beta, amsgrad = (self.beta_1, self.beta_2), self.amsgrad or None
-        return _call(self, beta=beta, epsilon=self.epsilon, amsgrad=amsgrad)
-
-
-@_registered
-class AdamW(Adam, keras.optimizers.AdamW):
-    """Adam with weight decay, which makes every parameter smaller by a factor at every step.
-
-    The rule, where `step = m_hat / (sqrt(v_hat) + epsilon)` is that of `Adam`:
-
-        x -= eta * (step + λ * x)      # coupled
-        x -= eta * step + λ * x        # not coupled
-
-    Args:
-        eta: the learning rate, or before it the parameters; see `Descent`.
-        beta: see `Adam`.
-        λ: the weight decay; Keras's `weight_decay`.
-        epsilon: see `Adam`.
-        couple: whether the decay is multiplied by the learning rate, and so follows its schedule.
-        **keras_options: what `keras.optimizers.AdamW` takes, under Keras's names.
-
-    Raises:
-        TypeError, ValueError: see `Adam`.
-
-    Example:
-        >>> x = tf.Variable([1.0, 2.0])
-        >>> AdamW(0.1, λ=2.0).apply([tf.constant([1.0, 1.0])], [x])  # x -= 0.1 * (1 + 2 * x)
-        >>> print(x.numpy())
-        [0.7 1.5]
-
-    Source: Flux 0.16's `AdamW` (that of 0.6 was `couple=False`, with λ as `decay`); Loshchilov and
-    Hutter, 2017. Keras's `AdamW` is the coupled one, with a decay of 0.004 by default and the
-    differences of Keras's `Adam`.
-    """
-
-    @_parameters_first
-    def __init__(
-        self,
-        eta: Rate = 0.001,
-        beta: tuple[float, float] = (0.9, 0.999),
-        λ: float = 0.0,
-        epsilon: float = 1e-8,
-        *,
-        couple: bool = True,
-        **keras_options: Any,
-    ) -> None:
-        super().__init__(eta, beta, epsilon, **{"weight_decay": float(λ)} | keras_options)
-        self.couple = couple
-        if not couple:
-            # Every name contains the empty one, so that Keras's decay, the coupled one, is off.
-            super().exclude_from_weight_decay(var_names=[""])
-
-    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
-        if not self.couple:
-            raise ValueError(
-                "AdamW(couple=False) expects to decay every parameter, got some to exclude. "
-                "Use couple=True, whose λ is multiplied by the learning rate."
-            )
-        super().exclude_from_weight_decay(var_list, var_names)
-
-    def update_step(self, gradient: Any, variable: tf.Variable, learning_rate: Any) -> None:
-        if not self.couple:
-            self.assign_sub(variable, variable * self.weight_decay)
-        super().update_step(gradient, variable, learning_rate)
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"couple": self.couple}
-
-    def __repr__(self) -> str:
-        return _call(
-            self,
-            beta=(self.beta_1, self.beta_2),
-            λ=self.weight_decay,
-            epsilon=self.epsilon,
-            couple=None if self.couple else False,
-            amsgrad=self.amsgrad or None,
-            weight_decay=None,
-        )
+    def transform(self, at: At, slots: list[Any], x: tf.Variable, g: Any) -> Step:
+        old, length = slots
+        agreement = ops.sign(old) * ops.sign(g)
+        longer = ops.minimum(length * at.ell[1], at.gamma[1])
+        shorter = ops.maximum(length * at.ell[0], at.gamma[0])
+        length = ops.where(agreement > 0, longer, ops.where(agreement < 0, shorter, length))
+        g = ops.where(agreement < 0, ops.zeros_like(g), g)
+        return [g, length], length * ops.sign(g)
 
 
 SGD = Descent
-ADAM = Adam
-ADAMW = AdamW

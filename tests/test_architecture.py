@@ -13,8 +13,9 @@ PACKAGE = Path(fluxkeras.__file__).parent
 # Each module imports only from rows above its own. Layers and training never import each other.
 ROWS = [
     ["checks"],
-    ["activations", "initialisers", "parameters"],
+    ["activations", "hyper_parameters", "initialisers", "parameters"],
     ["losses", "optimisers", "data"],
+    ["adaptive_rules", "adam_rules", "rule_chain", "rule_state"],
     ["layers.printing", "training.callbacks", "training.history", "training.progress"],
     ["layers.core", "training.captures", "training.batch", "training.tuner"],
     ["layers.dropout", "training.independence"],
