@@ -18,7 +18,7 @@ ROWS = [
     ["adaptive_rules", "adam_rules", "rule_chain", "rule_state"],
     ["layers.printing", "training.callbacks", "training.history", "training.progress"],
     ["layers.core", "training.captures", "training.batch", "training.tuner"],
-    ["layers.dropout", "training.independence"],
+    ["layers.dropout", "training.blocks", "training.independence"],
     ["training.feed", "training.objective"],
     ["training.step"],
     ["training.forms"],

@@ -105,10 +105,35 @@ class Signature:
         return ", ".join(described) or "no tensors"
 
 
-class Batch:
-    """One item of the data: its structure, and the arrays and tensors in it, not yet copied."""
+class Typed:
+    """What batches of one signature have in common: their structure, and the parts in it."""
 
-    __slots__ = ("leaves", "parts", "structure")
+    __slots__ = ("parts", "structure")
+
+    structure: Any
+    parts: tuple[Any, ...]
+
+    @property
+    def signature(self) -> Signature:
+        return Signature(self.structure, self.parts)
+
+    def is_like(self, other: "Typed") -> bool:
+        """Whether both are of one signature."""
+        if self.parts is other.parts and self.structure is other.structure:
+            return True
+        is_same = self.parts == other.parts and self.structure == other.structure
+        # A tuple and one with named fields are equal, too.
+        return is_same and list(map(type, self.structure)) == list(map(type, other.structure))
+
+
+class Batch(Typed):
+    """One item of the data: its structure, and the arrays and tensors in it, not yet copied.
+
+    Attributes:
+        is_live: whether a variable is among its leaves, which is read when it is the batch's turn.
+    """
+
+    __slots__ = ("_kinds", "is_live", "leaves")
 
     def __init__(self, item: Any, position: int) -> None:
         leaves: list[Any] = []
@@ -120,24 +145,25 @@ class Batch:
             raise
         self.leaves = leaves
         self.parts = tuple(map(_part, leaves))
+        self.is_live = any(isinstance(leaf, Variable) for leaf in leaves)
+        is_flat = type(item) is tuple and len(item) == len(leaves) and all(map(is_array, item))
+        self._kinds = [(array.dtype, array.shape) for array in item] if is_flat else None
 
-    @property
-    def signature(self) -> Signature:
-        return Signature(self.structure, self.parts)
-
-    def is_like(self, other: "Batch") -> bool:
-        """Whether both are of one signature."""
-        is_same = self.parts == other.parts and self.structure == other.structure
-        # A tuple and one with named fields are equal, too.
-        return is_same and list(map(type, self.structure)) == list(map(type, other.structure))
-
-    @property
-    def is_live(self) -> bool:
-        """Whether a variable is among its leaves, which is read when it is the batch's turn."""
-        return any(isinstance(leaf, Variable) for leaf in self.leaves)
+    def following(self, item: Any) -> "Batch | None":
+        """The next batch, quickly, where both are tuples of arrays of the same types and shapes."""
+        if self._kinds is None or type(item) is not tuple or len(item) != len(self._kinds):
+            return None
+        for array, (dtype, shape) in zip(item, self._kinds, strict=True):
+            if type(array) is not np.ndarray or array.shape != shape or array.dtype != dtype:
+                return None
+        batch = Batch.__new__(Batch)
+        batch.structure, batch.parts, batch._kinds = self.structure, self.parts, self._kinds
+        batch.is_live = False
+        batch.leaves = list(item)
+        return batch
 
     def tensors(self) -> tuple[Any, ...]:
-        return tuple(_copied(leaf) if is_array(leaf) else _now(leaf) for leaf in self.leaves)
+        return tuple(copied(leaf) if is_array(leaf) else _now(leaf) for leaf in self.leaves)
 
 
 @dataclass(frozen=True)
@@ -175,16 +201,16 @@ class Stack:
 
     Args:
         signature: that of all of them.
+        leaves: those of one of them.
         room: how many there may be. Memory that stays unused is never touched.
     """
 
-    def __init__(self, signature: Signature, first: Batch, room: int) -> None:
+    def __init__(self, signature: Signature, leaves: list[Any], room: int) -> None:
         self.signature = signature
         self.room = room
         self.count = 0
         self.columns: list[Any] = [
-            buffer((room, *leaf.shape), leaf.dtype) if is_array(leaf) else []
-            for leaf in first.leaves
+            buffer((room, *leaf.shape), leaf.dtype) if is_array(leaf) else [] for leaf in leaves
         ]
 
     def add(self, batch: Batch) -> None:
@@ -194,6 +220,13 @@ class Stack:
             else:
                 column[self.count] = leaf
         self.count += 1
+
+    def extend(self, columns: list[np.ndarray]) -> None:
+        """Add batches that lie one behind the other."""
+        end = self.count + len(columns[0])
+        for column, rows in zip(self.columns, columns, strict=True):
+            column[self.count : end] = rows
+        self.count = end
 
     def chunk(self) -> Chunk:
         return Chunk(self.signature, tuple(map(self._stacked, self.columns)), self.count, True)
@@ -234,7 +267,7 @@ def shared(array: np.ndarray) -> tf.Tensor:
     return tf.constant(array)
 
 
-def _copied(array: np.ndarray) -> tf.Tensor:
+def copied(array: np.ndarray) -> tf.Tensor:
     copy = buffer(array.shape, array.dtype)
     copy[...] = array
     return shared(copy)

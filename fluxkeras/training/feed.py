@@ -4,30 +4,27 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from fluxkeras.checks import locate
-from fluxkeras.data import DataLoader, map_parts, prefetch, repeated
+from fluxkeras.data import DataLoader, prefetch, repeated
 from fluxkeras.training.batch import (
     Batch,
     Chunk,
     Signature,
     Stack,
+    copied,
     gathered,
-    indexed,
     is_array,
-    unpacked,
 )
+from fluxkeras.training.blocks import Block, block_size, blocks_of
 from fluxkeras.training.independence import is_independent
 
 PATIENCE = 0.05  # seconds after which a chunk goes with the batches that there are
-BLOCK_BYTES = 2**22  # what a dataset of TensorFlow's hands over at once
-BLOCK_BATCHES = 64
-USUAL_LENGTH = 32  # of an axis whose length a dataset does not tell
 
 
 class Feed(Protocol):
@@ -66,8 +63,8 @@ def _feed_of(data: Any) -> Feed:
         return Same(data)
     if type(data) is DataLoader and all(map(is_array, data.arrays)):
         return Gathered(data)
-    if isinstance(data, tf.data.Dataset) and (size := _block_size(data)) > 1:
-        return Items(_in_blocks(data, size), data, at_once=size)
+    if isinstance(data, tf.data.Dataset) and (size := block_size(data)) > 1:
+        return Blocks(blocks_of(data, size), data, at_once=size)
     if isinstance(data, prefetch):
         return Items(_iterator(data), data, data.n)
     return Items(_iterator(data), data, math.inf if is_independent(data) else 1)
@@ -107,8 +104,8 @@ class Items(Reader):
         self._items = items
         self._data = data
         self._position = 0
-        self._next: Batch | None = None
-        self._last: Batch | None = None
+        self._next: Any = None
+        self._last: Any = None
         self._signature: Signature | None = None
         self._error: Exception | None = None
 
@@ -121,11 +118,11 @@ class Items(Reader):
         return self._signature if batch else None
 
     def take(self, signature: Signature, steps: int, room: int | None) -> Chunk:
-        first = cast(Batch, self._look())
+        first = self._look()
         if room is None or not signature.can_be_stacked:
             self._next = None
             return Chunk(signature, first.tensors(), 1, stacked=False)
-        stack, batch = Stack(signature, first, room), self._next
+        stack, batch = Stack(signature, first.leaves, room), self._next
         deadline = time.monotonic() + PATIENCE
         while batch and batch.is_like(first) and not (batch.is_live and stack.count):
             stack.add(batch)
@@ -135,7 +132,7 @@ class Items(Reader):
             batch = self._look()
         return stack.chunk()
 
-    def _look(self) -> Batch | None:
+    def _look(self) -> Any:
         """The next batch, which stays the next; None at the end and at an error."""
         if self._next is None and self._error is None:
             try:
@@ -144,7 +141,7 @@ class Items(Reader):
                 self._error = error
         return self._next
 
-    def _read(self) -> Batch | None:
+    def _read(self) -> Any:
         try:
             item = next(self._items)
         except StopIteration:
@@ -156,8 +153,41 @@ class Items(Reader):
             asked = f"batch {last}" if self._at_once == 1 else f"batches {self._position} to {last}"
             locate(error, f"while the data was asked for {asked}")
             raise
+        return self._taken(item)
+
+    def _taken(self, item: Any) -> Any:
+        batch = self._last.following(item) if self._last else None
         self._position += 1
-        return Batch(item, self._position - 1)
+        return batch or Batch(item, self._position - 1)
+
+
+class Blocks(Items):
+    """Batches that are handed over in blocks."""
+
+    def take(self, signature: Signature, steps: int, room: int | None) -> Chunk:
+        first = block = self._look()
+        if room is None:
+            tensors = [copied(rows[0, ...]) for rows in self._rows(1)]
+            return Chunk(signature, tuple(tensors), 1, stacked=False)
+        stack = Stack(signature, first.leaves, room)
+        deadline = time.monotonic() + PATIENCE
+        while block and block.is_like(first):
+            stack.extend(self._rows(steps - stack.count))
+            if stack.count == steps or time.monotonic() > deadline:
+                break
+            block = self._look()
+        return stack.chunk()
+
+    def _rows(self, most: int) -> list[np.ndarray]:
+        """The next batches of the block, at most so many."""
+        rows = self._next.take(most)
+        if not self._next.left:
+            self._next = None
+        return rows
+
+    def _taken(self, item: Block) -> Block:
+        self._position += item.left
+        return item
 
 
 class Same(Reader):
@@ -265,54 +295,6 @@ def _py_dataset(data: keras.utils.PyDataset) -> Iterator[Any]:
         yield data[position]
         position += 1
     data.on_epoch_end()
-
-
-def _block_size(data: tf.data.Dataset) -> int:
-    """How many elements a dataset may hand over at once: one, where they may be long in coming."""
-    specs = tf.nest.flatten(data.element_spec)
-    if data.cardinality() == tf.data.UNKNOWN_CARDINALITY or not all(map(_is_plain, specs)):
-        return 1
-    lengths = [[USUAL_LENGTH if n is None else n for n in spec.shape] for spec in specs]
-    size = sum(s.dtype.size * math.prod(n) for s, n in zip(specs, lengths, strict=True))
-    return max(1, min(BLOCK_BATCHES, BLOCK_BYTES // max(1, size)))
-
-
-def _is_plain(spec: Any) -> bool:
-    is_tensor = isinstance(spec, tf.TensorSpec) and spec.shape.rank is not None
-    return is_tensor and is_array(np.empty(0, spec.dtype.as_numpy_dtype))
-
-
-def _in_blocks(data: tf.data.Dataset, size: int) -> Iterator[Any]:
-    """The elements of a dataset, of which Python asks for many at once: a call costs 0.1 ms."""
-    # Kept with the dataset, since TensorFlow traces functions to make it.
-    if "_fluxkeras" not in vars(data):
-        is_static = all(s.shape.is_fully_defined() for s in tf.nest.flatten(data.element_spec))
-        blocks = data.batch(size) if is_static else data.ragged_batch(size)
-        vars(data)["_fluxkeras"] = blocks.prefetch(1)
-    specs: list[Any] = []
-    map_parts(specs.append, data.element_spec)
-    for block in vars(data)["_fluxkeras"]:
-        columns: list[Any] = []
-        structure = indexed(block, columns)
-        for row in zip(*map(_rows, columns, specs), strict=True):
-            yield unpacked(structure, row)
-
-
-def _rows(block: Any, spec: tf.TensorSpec) -> Iterator[np.ndarray]:
-    """What is stacked in a block, as views of its memory."""
-    if not isinstance(block, tf.RaggedTensor):
-        yield from block.numpy()
-        return
-    values = block.flat_values.numpy()
-    splits = [s.numpy() for s in block.nested_row_splits]
-    for i in range(len(splits[0]) - 1):
-        start, end, lengths = i, i + 1, []
-        for ends in splits:
-            lengths.append(int(ends[start + 1] - ends[start]) if end > start else 0)
-            start, end = ends[start], ends[end]
-        lengths += values.shape[1:]
-        known = zip(lengths, spec.shape, strict=True)
-        yield values[start:end].reshape([n if told is None else told for n, told in known])
 
 
 def _why_empty(data: Any) -> str:

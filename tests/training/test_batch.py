@@ -68,6 +68,27 @@ def test_two_batches_are_alike_if_they_are_of_one_signature():
         assert Batch(one, 0).is_like(Batch(other, 1)) == (i == j)
 
 
+def test_what_follows_a_batch_of_arrays_is_made_quickly_and_is_the_same():
+    first = Batch((X, Y), 0)
+
+    batch = first.following((X + 1, Y + 1))
+
+    assert batch.is_like(Batch((X + 1, Y + 1), 1)) and not batch.is_live
+    assert batch.signature == first.signature
+    are = zip(batch.tensors(), (X + 1, Y + 1), strict=True)
+    assert all(np.array_equal(tensor, array) for tensor, array in are)
+
+
+@pytest.mark.parametrize("item", DIFFERENT[1:], ids=lambda item: f"{item!r:.30}")
+def test_what_is_of_another_kind_does_not_follow(item):
+    assert Batch((X, Y), 0).following(item) is None
+    assert Batch(item, 0).following((X, Y)) is None
+
+
+def test_an_array_of_another_byte_order_does_not_follow():
+    assert Batch((X,), 0).following((X.astype(">f8"),)) is None
+
+
 @pytest.mark.parametrize(
     ("item", "text"),
     [
@@ -203,7 +224,7 @@ def test_a_value_is_the_tensor_that_tensorflow_makes_of_it(value):
 @pytest.mark.parametrize("value", VALUES, ids=lambda v: f"{type(v).__name__} {v!r:.20}")
 def test_values_are_stacked_with_a_new_first_axis(value):
     batches = [Batch((value, X + i), i) for i in range(3)]
-    stack = Stack(batches[0].signature, batches[0], 5)
+    stack = Stack(batches[0].signature, batches[0].leaves, 5)
     for batch in batches:
         stack.add(batch)
 
@@ -342,7 +363,7 @@ def test_only_own_memory_is_shared_not_the_users(dtype, in_chunk):
     x = np.ones((4, 2), dtype)
     batch = Batch(x, 0)
     if in_chunk:
-        stack = Stack(batch.signature, batch, 2)
+        stack = Stack(batch.signature, batch.leaves, 2)
         stack.add(batch)
         (tensors,) = stack.chunk().batches()
     else:

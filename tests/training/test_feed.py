@@ -570,6 +570,12 @@ def of_shapes(*shapes, signature, known=True):
     return data.apply(known_length) if known else data
 
 
+def rows_of(rows):
+    return tf.data.Dataset.from_generator(
+        lambda: rows, output_signature=tf.TensorSpec((None,))
+    ).apply(tf.data.experimental.assert_cardinality(len(rows)))
+
+
 slices = tf.data.Dataset.from_tensor_slices
 
 DATASETS = {
@@ -593,6 +599,15 @@ DATASETS = {
     "two unknown": lambda: of_shapes((2, 3), (1, 2), (1, 0), (4, 1), signature=(None, None)),
     "inner unknown": lambda: of_shapes((2, 3, 2), (2, 1, 2), signature=(2, None, 2)),
     "outer unknown": lambda: of_shapes((2, 3, 2), (1, 3, 4), signature=(None, 3, None)),
+    "runs": lambda: of_shapes(
+        *[(n, 2) for n in [3] * 70 + [0, 0, 5] + [3] * 70], signature=(None, 2)
+    ),
+    "two unknown, none empty": lambda: of_shapes((2, 3), (1, 2), (5, 2), signature=(None, None)),
+    "of unknown size": lambda: of_shapes((2, 0), (3, 0), signature=(None, 0)),
+    "zeros and ones": lambda: rows_of([[0.0, 0.0], [1.0], [], [0.0, 1.0, np.nan], [np.nan]]),
+    "smaller last bool": lambda: slices([True, False, True, True, False]).batch(2),
+    "smaller last, one of them": lambda: slices({"x": X, "y": (Y, Y * 1j)}).batch(2),
+    "smaller last, in one argument": lambda: slices(X).batch(2),
     "unknown rank": lambda: of_shapes((2, 3), (2,), (2, 3), signature=None),
     "unknown and scalar": lambda: tf.data.Dataset.zip(
         (of_shapes((2,), (1,), (2,), signature=(None,)), tf.data.Dataset.range(3))
@@ -613,6 +628,52 @@ def test_a_dataset_gives_the_elements_that_iterating_it_gives(kind, way):
     data = DATASETS[kind]()
 
     are_equal(arguments(data, way), iterated(data))
+
+
+@pytest.mark.parametrize("size", [3, 64, 100])
+@pytest.mark.parametrize("drop", [True, False])
+def test_a_chunk_goes_over_the_ends_of_blocks(size, drop):
+    data = slices(np.arange(2 * 500 + 1)).batch(2, drop_remainder=drop)
+
+    found = list(chunks(feed_of(data), size, 128))
+
+    last = [500 % size] * bool(500 % size) + [1] * (not drop)
+    assert [chunk.count for chunk in found] == [size] * (500 // size) + last
+    are_equal([b for chunk in found for b in in_chunk(chunk)], iterated(data))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_error_in_a_dataset_comes_up_after_the_blocks_before_it(known, way):
+    def refusing(i):
+        with tf.control_dependencies([tf.debugging.assert_less(i, np.int64(70))]):
+            return tf.identity(i)
+
+    data = tf.data.Dataset.range(100).map(refusing)
+    data = data if known else data.filter(lambda i: i >= 0)
+    given, feed = [], feed_of(data)
+
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        for chunk in chunks(feed, *way):
+            given += [int(i) for (i,) in in_chunk(chunk)]
+
+    asked = "batches 64 to 127" if known else "batch 70"
+    where = f"while the data was asked for {asked}"
+    assert getattr(caught.value, "__notes__", [where]) == [where]  # from Python 3.11
+    assert given == list(range(64 if known else 70))
+
+
+def test_a_dataset_that_counts_how_often_it_is_read_is_read_once():
+    read = []
+
+    def source():
+        for i in range(5):
+            read.append(i)
+            yield np.zeros(i, "f4")
+
+    data = tf.data.Dataset.from_generator(source, output_signature=tf.TensorSpec((None,)))
+    arguments(data.apply(tf.data.experimental.assert_cardinality(5)))
+
+    assert read == list(range(5))
 
 
 def test_an_infinite_dataset_goes_on(way):
