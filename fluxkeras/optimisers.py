@@ -182,15 +182,16 @@ class Rule(keras.optimizers.Optimizer):
                 part.__dict__["_numbers"] = None
 
     def update_step(self, gradient: Any, variable: tf.Variable, learning_rate: Any) -> None:
-        self._follow(self.parts(), _dense(gradient, variable), variable)
+        parts = [(part, part.at(variable)) for part in self.parts()]
+        self._follow(parts, _dense(gradient, variable), variable)
 
-    def _follow(self, parts: Sequence["Rule"], g: Any, x: tf.Variable) -> None:
+    def _follow(self, parts: list[tuple["Rule", At]], g: Any, x: tf.Variable) -> None:
         # The underscore notwithstanding, this is how Keras has subclasses find their own state.
         index = self._get_variable_index(x)
-        for i, part in enumerate(parts):
+        for i, (part, at) in enumerate(parts):
             slots = [slot[index] for slot in part.state]
             values = [ops.convert_to_tensor(slot) for slot in slots]
-            new, g = part.transform(part.at(x), values, x, g)
+            new, g = part.transform(at, values, x, g)
             for slot, value in zip(slots, new, strict=True):
                 self.assign(slot, value)
             if (go_on := part.lets_pass()) is not None:

@@ -228,7 +228,18 @@ def thaw(*what: Any) -> None:
 
 def _set_trainable(caller: str, what: Any, trainable: bool) -> None:
     for part in _freezable(caller, what):
-        part.trainable = trainable
+        if isinstance(part, keras.Layer):
+            _set_layer(part, trainable)
+        else:
+            part.trainable = trainable
+
+
+def _set_layer(layer: keras.Layer, trainable: bool) -> None:
+    for part in getattr(layer, "layers", ()):
+        _set_layer(part, trainable)
+    # What a layer is already, Keras does not hand on to the variables within: it is changed first.
+    for flag in (trainable, not trainable, trainable):
+        layer.trainable = flag
 
 
 def _freezable(caller: str, what: Any) -> list[Any]:
