@@ -36,6 +36,9 @@ from fluxkeras.rule_state import *
 from fluxkeras.data import *
 from fluxkeras.layers.core import *
 from fluxkeras.layers.dropout import *
+from fluxkeras.layers.cells import *
+from fluxkeras.layers.recurrent import *
+from fluxkeras.layers.attention import *
 from fluxkeras.training.callbacks import *
 from fluxkeras.training.history import *
 from fluxkeras.training.loop import *
