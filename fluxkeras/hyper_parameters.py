@@ -42,7 +42,7 @@ class Number:
         if rule is None:
             return self
         with tf.init_scope():
-            value = keras.ops.convert_to_numpy(getattr(rule, self.stored))
+            value = ops.convert_to_numpy(getattr(rule, self.stored))
         return tuple(value.tolist()) if self.pair else float(value)
 
     def __set__(self, rule: Any, value: Any) -> None:

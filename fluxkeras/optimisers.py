@@ -420,7 +420,8 @@ class Rprop(Rule):
 
     def start(self, slot: str) -> float:
         with tf.init_scope():
-            return float(self.learning_rate) if slot == "length" else 0.0
+            eta = ops.convert_to_numpy(self.learning_rate)
+        return float(eta) if slot == "length" else 0.0
 
     def transform(self, at: At, slots: list[Any], x: tf.Variable, g: Any) -> Step:
         old, length = slots
