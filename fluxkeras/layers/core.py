@@ -25,6 +25,20 @@ class FluxLayer:
             raise undressed(error) from None
 
 
+class Switchable(FluxLayer):
+    """A layer that does something else while training, as `trainmode` and `testmode` have it.
+
+    Attributes:
+        active: True to do it always, False never; None, the default, as Keras's `training` says.
+    """
+
+    active: bool | None = None
+
+    def is_active(self, training: bool | None) -> bool:
+        """Whether to do now what is done while training, given the `training` of `call`."""
+        return bool(training if self.active is None else self.active)
+
+
 @keras.saving.register_keras_serializable(package="fluxkeras")
 class Dense(FluxLayer, keras.layers.Dense):
     """A fully connected layer, built at construction.
