@@ -33,6 +33,8 @@ from fluxkeras.adaptive_rules import *
 from fluxkeras.adam_rules import *
 from fluxkeras.rule_chain import *
 from fluxkeras.rule_state import *
+from fluxkeras.array_utilities import *
+from fluxkeras.observations import *
 from fluxkeras.data import *
 from fluxkeras.layers.core import *
 from fluxkeras.layers.dropout import *

@@ -1,15 +1,23 @@
 """Iterables of batches."""
 
+import contextlib
 import itertools
+import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from numbers import Number
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
-__all__ = ["DataLoader", "prefetch", "repeated"]
+from fluxkeras.array_utilities import batch
+from fluxkeras.nested import is_nested_list as is_nested_list  # for those that import it from here
+from fluxkeras.nested import map_parts, parts_of
+from fluxkeras.observations import generator, observed
+
+__all__ = ["DataLoader", "eachobs", "prefetch", "repeated"]
 
 
 class repeated(Iterable[Any]):
@@ -55,22 +63,31 @@ class repeated(Iterable[Any]):
 
 
 class DataLoader(Iterable[Any]):
-    """Arrays in batches of their first axis: `data[0:b], data[b:2b], …`.
+    """Observations in batches: `data[0:b], data[b:2b], …`.
 
     Args:
         data: an array of shape `(samples, …)`, or a tuple, list or dict of such arrays, nested at
-            will, which all hold as many samples. Every batch has the same form.
-        batchsize: samples in a batch.
+            will, which all hold as many samples; what `mapobs` makes may be among them. Every batch
+            has the same form.
+        batchsize: samples in a batch; -1 gives them one by one, without a batch axis.
         shuffle: whether each time that it is gone through the samples come in a new order.
         partial: whether a last batch that is smaller is given too.
-        rng: what the orders are drawn with: a `numpy.random.Generator`, or a seed for one.
+        collate: what makes a batch of a list of samples: a function; True for `batch`; False to
+            leave it a list. By default a batch is taken out of the arrays at once.
+        parallel: whether batches are made in threads, ahead of their turn, in the same order. It
+            pays where `collate`, or a function of `mapobs`, reads files or waits.
+        num_workers: how many threads; 0 for as many as there are processors.
+        rng: what the orders are drawn with: a `numpy.random.Generator`, or a seed for one. Without
+            it, `keras.utils.set_random_seed` governs.
 
     Returns:
-        An iterable with a length. `train` gathers several batches of it at once.
+        An iterable with a length. `train` gathers several batches of it at once. `state` and
+        `load_state` let it go on in the middle, in another process too.
 
     Raises:
-        TypeError: `data` holds something without a first axis.
-        ValueError: the numbers of samples differ, or `batchsize` is no whole number from 1.
+        TypeError: `data` holds something without a first axis, or `collate` is no function.
+        ValueError: the numbers of samples differ, or `batchsize` or `num_workers` is no number that
+            is meant.
 
     Example:
         >>> loader = DataLoader((np.arange(5), np.arange(5) ** 2), batchsize=2)
@@ -82,7 +99,8 @@ class DataLoader(Iterable[Any]):
         >>> len(loader), len(DataLoader(np.arange(5), 2, partial=False))
         (3, 2)
 
-    Source: Flux's `DataLoader`, of MLUtils.jl, whose samples lie along the last axis.
+    Source: Flux's `DataLoader`, of MLUtils.jl, whose samples lie along the last axis, and whose
+    threads mix the order.
     """
 
     def __init__(
@@ -92,41 +110,150 @@ class DataLoader(Iterable[Any]):
         *,
         shuffle: bool = False,
         partial: bool = True,
+        collate: Callable[[list[Any]], Any] | bool | None = None,
+        parallel: bool = False,
+        num_workers: int = 0,
         rng: np.random.Generator | int | None = None,
     ) -> None:
-        if not isinstance(batchsize, int | np.integer) or batchsize < 1:
+        if not isinstance(batchsize, int | np.integer) or (batchsize < 1 and batchsize != -1):
             raise ValueError(
-                f"DataLoader expects a batchsize, a whole number from 1, got {batchsize!r}."
+                "DataLoader expects a batchsize, a whole number from 1, or -1 for single samples, "
+                f"got {batchsize!r}."
             )
-        self.data = map_parts(_samples, data)
-        self.arrays: list[np.ndarray] = []
-        map_parts(self.arrays.append, self.data)
-        self.samples = _number_of_samples(self.arrays)
+        if not (collate is None or isinstance(collate, bool) or callable(collate)):
+            raise TypeError(f"DataLoader expects collate to be a function, got {collate!r}.")
+        if not isinstance(num_workers, int | np.integer) or num_workers < 0:
+            raise ValueError(
+                f"DataLoader expects num_workers, a whole number from 0, got {num_workers!r}."
+            )
+        self.data, self.samples = observed(data, "DataLoader")
         self.batchsize = int(batchsize)
         self.shuffle = shuffle
         self.partial = partial
-        self.rng = np.random.default_rng(rng)
+        self.collate: Any = {True: batch, False: list}.get(collate, collate)  # type: ignore[arg-type]
+        self.parallel = parallel
+        self.num_workers = num_workers or os.cpu_count() or 1
+        self.rng = generator(rng) if shuffle else None
+        self._position = self._skipped = 0
+        self._began: Any = self._rng_state()
+        self._order: np.ndarray | None = None
+
+    @property
+    def arrays(self) -> list[Any]:
+        """What a batch is rows of. Where it is made otherwise, these are no arrays."""
+        is_rows = self.collate is None and self.batchsize > 0
+        return parts_of(self.data) if is_rows else [self]
 
     def __iter__(self) -> Iterator[Any]:
-        order = self.order()
-        starts = range(0, self.samples, self.batchsize)[: len(self)]
-        return map(lambda start: self.batch(order[start : start + self.batchsize]), starts)
+        order, step = self.order(), self._step
+        rows = (order[start : start + step] for start in range(0, len(order), step))
+        chosen = order if self.batchsize < 0 else list(rows)
+        batches = self._ahead(chosen) if self.parallel else map(self.batch, chosen)
+
+        def handed_over(position: int, item: Any) -> Any:
+            if self._order is order:  # else it is gone through again meanwhile
+                self._position = position
+            return item
+
+        return map(handed_over, range(self._position + 1, len(self) + 1), batches)
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.samples, self.batchsize)
+        whole, rest = divmod(self.samples, self._step)
         return whole + bool(rest and self.partial)
 
     def order(self) -> np.ndarray:
-        """The samples' indices in the order of the next time through."""
-        return self.rng.permutation(self.samples) if self.shuffle else np.arange(self.samples)
+        """The indices of the next time through, in their order: those that come in some batch."""
+        self._began = self._rng_state()
+        order = self.rng.permutation(self.samples) if self.rng else np.arange(self.samples)
+        self._position, self._skipped = self._skipped, 0
+        self._order = order[self._position * self._step : len(self) * self._step]
+        return self._order
 
-    def batch(self, indices: np.ndarray) -> Any:
-        """Those samples, in the form of `data`."""
-        return map_parts(lambda array: array[indices], self.data)
+    def batch(self, indices: Any) -> Any:
+        """Those samples in the form of `data`, or what `collate` makes of them."""
+        if self.collate is None or np.ndim(indices) == 0:
+            return map_parts(itemgetter(indices), self.data)
+        return self.collate([map_parts(itemgetter(i), self.data) for i in indices])
+
+    def state(self) -> dict[str, Any]:
+        """Where it is, to go on from there by `load_state`.
+
+        Returns:
+            A dict: `"position"`, how many batches the time through that was begun last has given;
+            and `"rng"`, the state of the generator before it. Who reads ahead may set the position
+            to the number of batches that are dealt with.
+
+        Example:
+            >>> loader = DataLoader(np.arange(6), 2, shuffle=True, rng=1)
+            >>> batches = iter(loader)
+            >>> first, state = next(batches), loader.state()
+            >>> again = DataLoader(np.arange(6), 2, shuffle=True)
+            >>> again.load_state(state)
+            >>> [bool(np.all(a == b)) for a, b in zip(again, batches, strict=True)]
+            [True, True]
+        """
+        if self._position == len(self):
+            return {"position": 0, "rng": self._rng_state()}
+        return {"position": self._position, "rng": self._began}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Let the next time through be that of a `state`, without the batches given before.
+
+        Raises:
+            ValueError: the state is of another loader.
+        """
+        position: Any = state.get("position")
+        rng: Any = state.get("rng")
+        is_position = isinstance(position, int | np.integer) and 0 <= position <= len(self)
+        if not is_position or (rng is None) == self.shuffle:
+            raise ValueError(
+                f"{self} expects a state with a position up to {len(self)} and "
+                f"{'a state' if self.shuffle else 'no state'} of a generator, got {dict(state)}."
+            )
+        if self.rng:
+            self.rng.bit_generator.state = rng
+        self._began, self._position, self._skipped = rng, int(position), int(position)
+        if position == len(self):
+            self.order()  # the time through is over: draw the order that it had
+
+    @property
+    def _step(self) -> int:
+        return max(self.batchsize, 1)
+
+    def _rng_state(self) -> Any:
+        return self.rng.bit_generator.state if self.rng else None
+
+    def _ahead(self, chosen: Iterable[Any]) -> Iterator[Any]:
+        tasks = (partial(self.batch, indices) for indices in chosen)
+        return _read_ahead(tasks, self.num_workers, self.num_workers)
 
     def __repr__(self) -> str:
-        options = ", shuffle=True" * self.shuffle + ", partial=False" * (not self.partial)
-        return f"DataLoader({self.samples} samples, batchsize={self.batchsize}{options})"
+        options = {"shuffle=True": self.shuffle, "partial=False": not self.partial}
+        options |= {"parallel=True": self.parallel}
+        words = [f"{self.samples} samples", f"batchsize={self.batchsize}"]
+        return f"DataLoader({', '.join(words + [o for o, is_set in options.items() if is_set])})"
+
+
+def eachobs(data: Any, batchsize: int = -1, **options: Any) -> DataLoader:
+    """Observations one by one, or in batches: `DataLoader` with another default.
+
+    Args:
+        data: arrays of shape `(observations, …)`, as for `DataLoader`.
+        batchsize: observations in a batch; -1 gives them one by one, without a batch axis.
+        **options: those of `DataLoader`.
+
+    Returns:
+        A `DataLoader`.
+
+    Example:
+        >>> for x, y in eachobs((np.ones((2, 3)), np.arange(2))):
+        ...     print(x, y)
+        [1. 1. 1.] 0
+        [1. 1. 1.] 1
+
+    Source: MLUtils' `eachobs`.
+    """
+    return DataLoader(data, batchsize, **options)
 
 
 class prefetch(Iterable[Any]):
@@ -167,20 +294,10 @@ class prefetch(Iterable[Any]):
         self.n = int(n)
 
     def __iter__(self) -> Iterator[Any]:
-        items = iter(self.data)
-        end = object()
-        ahead: deque[Future[Any]] = deque()
-        reader = ThreadPoolExecutor(1, "fluxkeras.prefetch")
-        try:
-            while True:
-                while len(ahead) <= self.n:
-                    ahead.append(reader.submit(_next_copied, items, end))
-                item = ahead.popleft().result()
-                if item is end:
-                    return
-                yield item
-        finally:
-            reader.shutdown(cancel_futures=True)
+        items, end = iter(self.data), object()
+        reading = _read_ahead(itertools.repeat(partial(_next_copied, items, end)), self.n)
+        with contextlib.closing(reading):
+            yield from itertools.takewhile(lambda item: item is not end, reading)
 
     def __len__(self) -> int:
         return len(self.data)  # type: ignore[arg-type]
@@ -189,43 +306,23 @@ class prefetch(Iterable[Any]):
         return f"prefetch({self.data!r}, {self.n})"
 
 
+def _read_ahead(
+    tasks: Iterable[Callable[[], Any]], n: int, workers: int = 1
+) -> Generator[Any, None, None]:
+    """What tasks return, in their order. Threads run up to `n` of them before they are wanted."""
+    ahead: deque[Future[Any]] = deque()
+    pool = ThreadPoolExecutor(workers, "fluxkeras.prefetch")
+    try:
+        for task in tasks:
+            ahead.append(pool.submit(task))
+            if len(ahead) > n:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def _next_copied(items: Iterator[Any], end: Any) -> Any:
     item = next(items, end)
     return map_parts(lambda v: v.copy() if isinstance(v, np.ndarray) else v, item)
-
-
-def _samples(array: Any) -> np.ndarray:
-    samples = np.asanyarray(array)
-    if samples.ndim == 0:
-        raise TypeError(
-            f"DataLoader expects arrays of samples along the first axis, got {array!r}."
-        )
-    return samples
-
-
-def _number_of_samples(arrays: list[np.ndarray]) -> int:
-    numbers = list(map(len, arrays))
-    if len(set(numbers)) != 1:
-        raise ValueError(
-            "DataLoader expects arrays of the same number of samples along their first axis, got "
-            f"{', '.join(map(str, numbers)) or 'no array'}."
-        )
-    return numbers[0]
-
-
-def is_nested_list(value: Any) -> bool:
-    """Whether a list stands for an array: it holds numbers, texts, or such lists."""
-    atoms = Number | str | bytes
-    return isinstance(value, list) and all(isinstance(v, atoms) or is_nested_list(v) for v in value)
-
-
-def map_parts(f: Callable[[Any], Any], node: Any) -> Any:
-    """`f` of every part of tuples, lists and dicts, in the same form."""
-    if isinstance(node, np.ndarray):
-        return f(node)
-    if isinstance(node, Mapping):
-        return {name: map_parts(f, part) for name, part in node.items()}
-    if isinstance(node, tuple | list) and not is_nested_list(node):
-        parts = [map_parts(f, part) for part in node]
-        return type(node)(*parts) if hasattr(node, "_fields") else type(node)(parts)
-    return f(node)

@@ -12,7 +12,9 @@ PACKAGE = Path(fluxkeras.__file__).parent
 
 # Each module imports only from rows above its own. Layers and training never import each other.
 ROWS = [
-    ["checks"],
+    ["checks", "nested"],
+    ["array_utilities"],
+    ["observations"],
     ["activations", "hyper_parameters", "initialisers", "parameters"],
     ["losses", "optimisers", "data"],
     ["adaptive_rules", "adam_rules", "rule_chain", "rule_state"],
@@ -28,7 +30,8 @@ ROWS = [
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 WITHOUT_TENSORFLOW = [
-    "checks", "data", "training.callbacks", "training.progress", "training.tuner"
+    "checks", "nested", "observations", "data",
+    "training.callbacks", "training.progress", "training.tuner",
 ]  # fmt: skip
 
 

@@ -3,13 +3,11 @@ import gc
 import itertools
 import re
 import threading
-import types
 
 import numpy as np
 import pytest
 
 from fluxkeras import DataLoader, prefetch, repeated
-from fluxkeras.data import is_nested_list, map_parts
 
 Point = collections.namedtuple("Point", "x y")
 
@@ -152,9 +150,12 @@ def test_a_data_loader_prints_its_samples_and_options(options, text):
     assert repr(DataLoader((X, Y), **options)) == text
 
 
-@pytest.mark.parametrize("batchsize", [0, -1, 1.0, "4", None])
+@pytest.mark.parametrize("batchsize", [0, -2, 1.0, "4", None])
 def test_a_batchsize_that_is_no_whole_number_from_1_is_refused(batchsize):
-    message = f"DataLoader expects a batchsize, a whole number from 1, got {batchsize!r}."
+    message = (
+        "DataLoader expects a batchsize, a whole number from 1, or -1 for single samples, got "
+        f"{batchsize!r}."
+    )
 
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         DataLoader(X, batchsize)
@@ -329,44 +330,3 @@ def test_prefetch_of_what_cannot_be_iterated_is_refused(data):
 
     with pytest.raises(TypeError, match=message):
         prefetch(data, 2)
-
-
-# --- Parts ----------------------------------------------------------------------------------------
-
-
-def test_parts_are_mapped_in_their_form():
-    node = {"a": (1, [None, "b"]), "c": Point([1, 2], {}), "d": [[1], [2, 3]]}
-
-    found = map_parts(lambda part: [part], node)
-
-    assert found == {
-        "a": ([1], [[None], ["b"]]),
-        "c": Point([[1, 2]], {}),
-        "d": [[[1], [2, 3]]],
-    }
-    assert isinstance(found["a"], tuple) and isinstance(found["c"], Point)
-
-
-@pytest.mark.parametrize("node", [1, "text", None, X, [1, 2], [], range(3)])
-def test_what_has_no_parts_is_one(node):
-    assert map_parts(lambda part: part, node) is node
-
-
-@pytest.mark.parametrize("node", [(), {}, ((), [{}])])
-def test_parts_that_are_empty_stay(node):
-    assert map_parts(lambda part: 1 / 0, node) == node
-
-
-@pytest.mark.parametrize("kind", [collections.OrderedDict, types.MappingProxyType])
-def test_any_mapping_is_a_dict_of_parts(kind):
-    assert map_parts(lambda part: part + 1, kind({"b": 1, "a": 2})) == {"b": 2, "a": 3}
-
-
-@pytest.mark.parametrize("value", [[], [1, 2.5], [[1], [2, 3]], ["a", b"b"], [True, [[0]]]])
-def test_lists_of_numbers_stand_for_arrays(value):
-    assert is_nested_list(value)
-
-
-@pytest.mark.parametrize("value", [3, (1, 2), [1, (2,)], [[1], None], [{}], [range(2)]])
-def test_other_lists_do_not(value):
-    assert not is_nested_list(value)
