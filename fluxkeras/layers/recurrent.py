@@ -31,18 +31,16 @@ class Sequence(Printed):
 
     input_size: int | None
 
-    def call(self, x: Any, state: Any = None, mask: Any = None, training: bool = False) -> Any:
-        is_single = len(x.shape) == 2
-        if not self._takes(x.shape):
-            size = self.input_size or "features"
-            raise ShapeError(
-                f"{self} expects inputs of shape (time, {size}) or (batch, time, {size}), with at "
-                f"least one time step, got {tuple(x.shape)}."
-            )
+    def call(
+        self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False
+    ) -> Any:
+        self._check(sequences.shape)
+        is_single = len(sequences.shape) == 2
         if is_single:
-            x, mask = x[None], None if mask is None else mask[None]
-        initial = None if state is None else self._batched(state, x, is_single)
-        result = super().call(x, initial, mask=mask, training=training)
+            sequences, mask = sequences[None], None if mask is None else mask[None]
+        if initial_state is not None:
+            initial_state = self._batched(initial_state, sequences)
+        result = super().call(sequences, initial_state, mask=mask, training=training)
         if is_single:
             result = keras.tree.map_structure(lambda a: a[0], result)
         if not self.return_state:
@@ -54,16 +52,18 @@ class Sequence(Printed):
         # Keras's formula knows neither a sequence without a batch axis nor a state of two.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
-    def _takes(self, shape: Any) -> bool:
-        return (
-            len(shape) in (2, 3)
-            and (shape[-1] is None or self.input_size in (None, shape[-1]))
-            and shape[-2] != 0
-        )
+    def _check(self, shape: Any) -> None:
+        size = self.input_size or "features"
+        is_known = len(shape) in (2, 3) and size in (shape[-1] or size, "features")
+        if not is_known or shape[-2] == 0:
+            raise ShapeError(
+                f"{self} expects inputs of shape (time, {size}) or (batch, time, {size}), with at "
+                f"least one time step, got {tuple(shape)}."
+            )
 
-    def _batched(self, state: Any, x: Tensor, is_single: bool) -> Any:
-        states = checked_states(self, state, x.shape[0])
-        batch = tf.shape(x)[0]
+    def _batched(self, state: Any, sequences: Tensor) -> Any:
+        states = checked_states(self, state, sequences.shape[0])
+        batch = tf.shape(sequences)[0]
         states = [tf.broadcast_to(s, (batch, s.shape[-1])) for s in states]
         return keras.tree.pack_sequence_as(self.state_size, states)
 
