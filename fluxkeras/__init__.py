@@ -37,6 +37,7 @@ from fluxkeras.array_utilities import *
 from fluxkeras.observations import *
 from fluxkeras.data import *
 from fluxkeras.layers.core import *
+from fluxkeras.layers.conv import *
 from fluxkeras.layers.dropout import *
 from fluxkeras.layers.cells import *
 from fluxkeras.layers.recurrent import *

@@ -20,7 +20,7 @@ ROWS = [
     ["adaptive_rules", "adam_rules", "rule_chain", "rule_state"],
     ["layers.printing", "training.callbacks", "training.history", "training.progress"],
     ["layers.core", "training.captures", "training.batch", "training.tuner"],
-    ["layers.dropout", "layers.cells", "training.blocks", "training.independence"],
+    ["layers.conv", "layers.dropout", "layers.cells", "training.blocks", "training.independence"],
     ["layers.recurrent", "layers.attention", "training.feed", "training.objective"],
     ["training.step"],
     ["training.forms"],
