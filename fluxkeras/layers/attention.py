@@ -30,6 +30,9 @@ __all__ = [
 
 Tensor: TypeAlias = Any
 
+# Of how many sizes each of in, qkv, out may be.
+FORMS = [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 1)]
+
 
 def make_causal_mask(x: Any, *, dims: int = -2) -> Tensor:
     """A mask that lets each time step attend to itself and to those before it.
@@ -329,17 +332,16 @@ def _dims(dims: tuple[Any, ...], nheads: int) -> tuple[tuple[int, ...], tuple[in
     given = dims
     if len(dims) == 1:
         dims = tuple(dims[0]) if isinstance(dims[0], tuple | list) else dims * 3
-    try:
-        ins, between, out = (tuple(map(int, np.ravel(part))) for part in dims)
-        ins, between = ins * (3 // len(ins)), between * (2 // len(between))
-        is_valid = [len(part) for part in (ins, between, out)] == [3, 2, 1]
-    except (TypeError, ValueError, ZeroDivisionError):
-        is_valid = False
-    if not is_valid or min(*ins, *between, *out) < 1:
+    parts = [tuple(part) if isinstance(part, tuple | list) else (part,) for part in dims]
+    sizes = [size for part in parts for size in part]
+    is_known = tuple(map(len, parts)) in FORMS
+    if not is_known or not all(isinstance(n, int | np.integer) and n > 0 for n in sizes):
         raise ValueError(
             "MultiHeadAttention expects numbers of features d, or in, qkv, out, "
             f"got ({', '.join(map(str, given))}). Write MultiHeadAttention(64, 1024, 64)."
         )
+    ins, between, out = (tuple(map(int, part)) for part in parts)
+    ins, between = ins * (3 // len(ins)), between * (2 // len(between))
     if nheads < 1 or any(size % nheads for size in between):
         raise ValueError(
             f"MultiHeadAttention expects numbers of features that nheads={nheads} divides, got "

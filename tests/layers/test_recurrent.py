@@ -589,7 +589,7 @@ def test_exporting(kind, tmp_path):
     archive = keras.export.ExportArchive()
     archive.track(m)
     archive.add_endpoint("serve", m.call, [tf.TensorSpec((None, None, 3))])
-    archive.write_out(tmp_path / "saved", verbose=False)
+    archive.write_out(tmp_path / "saved")
 
     saved = tf.saved_model.load(tmp_path / "saved")
 
