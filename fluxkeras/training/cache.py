@@ -1,20 +1,23 @@
 """The cache: what is compiled for an objective and its optimisers, from one `train` to the next."""
 
 import types
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 
 from fluxkeras.training.batch import Signature
 from fluxkeras.training.captures import PLAIN, Captures
 from fluxkeras.training.objective import Objective
-from fluxkeras.training.runner import Runner
+from fluxkeras.training.runner import Compiler, Runner
 from fluxkeras.training.step import Optimiser, Step, memory_of
 
 MOST_KEPT = 8  # objectives of an optimiser; the one unused for longest goes first
 MOST_SHAPES = 2  # of batches that differ in lengths alone, before those lengths are left open
+MOST_LENGTHS = 256  # whose times are remembered, of those that are left open
+
+Key: TypeAlias = tuple[Signature, bool]  # and whether all batches are the same
 
 
 class Compiled:
@@ -24,45 +27,56 @@ class Compiled:
         self._objective = objective
         self._optimisers = optimisers
         self._model = model
-        self._runners: dict[tuple[Signature, bool], Runner] = {}
-        self._open: dict[Signature, Signature] = {}
+        self._runners: dict[Key, Runner] = {}
+        self._of_lengths: OrderedDict[Key, Runner] = OrderedDict()
+        self._open: dict[Key, Compiler] = {}
         self._closed: set[Signature] = set()
         self._seen: dict[Any, list[Signature]] = defaultdict(list)
 
     def begin(self) -> None:
         """A call of `train` begins."""
-        for runner in self._runners.values():
+        for runner in (*self._runners.values(), *self._of_lengths.values()):
             runner.tuner.begin()
 
     def runner(self, signature: Signature, same: bool) -> Runner:
         """The one for batches of this signature, all of them the same, or not."""
-        wanted = self._open.get(signature, signature)
-        if (wanted, same) not in self._runners:
-            wanted = self._add(signature, same)
-        return self._runners[wanted, same]
+        wanted = signature, same
+        if wanted in self._of_lengths:
+            self._of_lengths.move_to_end(wanted)
+            return self._of_lengths[wanted]
+        if wanted not in self._runners:
+            return self._added(signature, same)
+        return self._runners[wanted]
 
-    def _add(self, signature: Signature, same: bool) -> Signature:
+    def _added(self, signature: Signature, same: bool) -> Runner:
+        if compiler := self._with_open_lengths(signature, same):
+            runner = self._of_lengths[signature, same] = Runner(compiler)
+            if len(self._of_lengths) > MOST_LENGTHS:
+                self._of_lengths.popitem(last=False)
+            return runner
+        runner = self._runners[signature, same] = Runner(self._compiler(signature, same))
+        self._seen[signature.family].append(signature)
+        return runner
+
+    def _with_open_lengths(self, signature: Signature, same: bool) -> Compiler | None:
+        """One that covers this signature, too, if the objective can do without its lengths."""
         seen = self._seen[signature.family]
-        if len(seen) >= MOST_SHAPES:
-            opened = Signature.covering(seen)
-            if opened.covers(signature) and self._can_be_open(opened, same):
-                self._open[signature] = opened
-                return opened
-        self._runners[signature, same] = self._runner(signature, same)
-        seen.append(signature)
-        return signature
-
-    def _can_be_open(self, opened: Signature, same: bool) -> bool:
-        """Whether the objective can do without the lengths that are left open."""
-        if (opened, same) not in self._runners and opened not in self._closed:
+        if len(seen) < MOST_SHAPES:
+            return None
+        opened = Signature.covering(seen)
+        if not opened.covers(signature) or opened in self._closed:
+            return None
+        if (opened, same) not in self._open:
             try:
-                self._runners[opened, same] = self._runner(opened, same)
+                self._open[opened, same] = self._compiler(opened, same)
             except Exception:
                 self._closed.add(opened)
-        return (opened, same) in self._runners
+        return self._open.get((opened, same))
 
-    def _runner(self, signature: Signature, same: bool) -> Runner:
-        return Runner(lambda: Step(self._objective, self._optimisers, self._model, signature), same)
+    def _compiler(self, signature: Signature, same: bool) -> Compiler:
+        return Compiler(
+            lambda: Step(self._objective, self._optimisers, self._model, signature), same
+        )
 
 
 def compiled_for(loss: Callable[..., Any], optimisers: Sequence[Optimiser], model: Any) -> Compiled:

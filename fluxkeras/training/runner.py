@@ -1,6 +1,7 @@
 """The runner: trains on the batches of one signature, in the form that the tuner asks for."""
 
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +12,7 @@ from fluxkeras.checks import warn
 from fluxkeras.training.batch import Chunk
 from fluxkeras.training.forms import Loop, Outcome, Single, Snapshot, Trouble
 from fluxkeras.training.step import Step
-from fluxkeras.training.tuner import Arm, Plan, Request, Tuner
+from fluxkeras.training.tuner import Account, Arm, Plan, Request, Tuner
 
 # What XLA does otherwise, or not at all: it draws other random numbers from the same seed.
 NOT_FOR_XLA = ("Random", "TruncatedNormal", "Multinomial", "PyFunc")
@@ -23,30 +24,79 @@ class Unchecked(TypeError):
     """XLA would do it, but for whoever asks for it alone."""
 
 
-class Runner:
-    """Trains on batches of one signature.
+class Compiler:
+    """Makes the forms of one step, each of them once.
 
     Args:
-        trace: makes the step that is done for each.
+        trace: makes the step that is done for each batch.
         same: whether all batches of a chunk are one and the same.
+
+    Attributes:
+        seconds: that tracing took.
+        warm: what has run before: TensorFlow optimises what runs for the first time.
+        account: what the tuners of the lengths that are left open share.
     """
 
     def __init__(self, trace: Callable[[], Step], same: bool) -> None:
         start = time.perf_counter()
         self._step = trace()
+        self.seconds = time.perf_counter() - start
         self._same = same
-        self._forms: dict[Arm, Callable[..., Outcome]] = {}
-        self._warm: set[Arm] = set()
+        self.forms: dict[tuple[str, int | None], Callable[..., Outcome]] = {}
+        self.warm: set[Any] = set()
+        signature = self._step.signature
+        self.bytes = signature.bytes + _bytes(self._step.gradient.structured_outputs[1])
+        self.account = Account(is_open=signature.can_be_stacked and not signature.is_static)
+
+    def form(self, arm: Arm, is_asked_for: bool) -> Callable[..., Outcome]:
+        if arm.key not in self.forms:
+            self.forms[arm.key] = self._compile(arm, is_asked_for)
+        return self.forms[arm.key]
+
+    def _compile(self, arm: Arm, is_asked_for: bool) -> Callable[..., Outcome]:
+        is_xla = arm.form == "xla"
+        if is_xla:
+            self._check_xla(is_asked_for)
+        if arm.room is None:
+            return Single(self._step, xla=is_xla)
+        if not self._step.signature.can_be_stacked:
+            raise TypeError("sparse and ragged tensors cannot be stacked")
+        return Loop(self._step, self._snapshot, xla=is_xla, room=arm.room, same=self._same)
+
+    def _check_xla(self, is_asked_for: bool) -> None:
+        """Raise what speaks against XLA."""
+        if not self._step.signature.can_be_stacked:
+            raise TypeError("XLA takes no sparse and ragged tensors")
+        operations = _operations(self._step)
+        if unfit := _naming(operations, NOT_FOR_XLA):
+            raise TypeError(f"XLA does otherwise, or not at all: {unfit}")
+        if not is_asked_for and (unchecked := _naming(operations, UNCHECKED)):
+            raise Unchecked(f"XLA makes no checks in {unchecked}")
+
+    @functools.cached_property
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(self._step.variables)
+
+
+class Runner:
+    """Trains on batches of one signature.
+
+    Args:
+        compiler: that of the step. Signatures whose lengths it leaves open have one in common.
+    """
+
+    def __init__(self, compiler: Compiler) -> None:
+        self._compiler = compiler
         self._asked_for = "auto"
-        size = self._step.signature.bytes + _bytes(self._step.gradient.structured_outputs[1])
-        self.tuner = Tuner(size)
-        self.tuner.compiled(self.tuner.single, time.perf_counter() - start)
+        self.tuner = Tuner(compiler.bytes, compiler.account)
+        if not compiler.account.took:
+            self.tuner.compiled(self.tuner.single, compiler.seconds)
 
     def plan(self, request: Request, done: int) -> Plan:
         """How to go on, `done` steps after the beginning, in a form that is compiled."""
         self._asked_for = request.form
         plan = self.tuner.plan(request, done)
-        while plan.arm not in self._forms:
+        while plan.arm.key not in self._compiler.forms:
             start = time.perf_counter()
             try:
                 self._form(plan.arm)
@@ -64,7 +114,7 @@ class Runner:
         Args:
             meanwhile: is called while steps run, where the device is not the host.
         """
-        form = self._forms[plan.arm]
+        form = self._compiler.forms[plan.arm.key]
         if not isinstance(form, Loop):
             yield from self._one_by_one(plan.arm, chunk, meanwhile)
             return
@@ -87,55 +137,36 @@ class Runner:
                 yield self._timed(arm, 1, functools.partial(self._form(arm), tensors, meanwhile))
             except Exception as error:
                 # XLA compiles a step, which may fail, when it first runs.
-                if arm is self.tuner.single or arm in self._warm:
+                if arm is self.tuner.single or self._is_warm(arm):
                     raise
                 self._drop(arm, error)
                 arm = self.tuner.single
                 yield self._timed(arm, 1, functools.partial(self._form(arm), tensors, meanwhile))
 
     def is_warm(self, plan: Plan) -> bool:
-        """Whether the form has run before: TensorFlow optimises what runs for the first time."""
-        return plan.arm in self._warm
+        """Whether the form has run before."""
+        return self._is_warm(plan.arm)
+
+    def _is_warm(self, arm: Arm) -> bool:
+        return self._warmth(arm) in self._compiler.warm
+
+    def _warmth(self, arm: Arm) -> Any:
+        # XLA compiles for each length, when a step of it first runs.
+        return arm if arm.form == "xla" else arm.key
 
     def _timed(self, arm: Arm, steps: int, run: Callable[[], Outcome]) -> Outcome:
         start = time.perf_counter()
         outcome = run()
         seconds = time.perf_counter() - start
-        if arm in self._warm:
+        if self._is_warm(arm):
             self.tuner.ran(arm, steps, seconds)
         else:
             self.tuner.compiled(arm, seconds)
-            self._warm.add(arm)
+            self._compiler.warm.add(self._warmth(arm))
         return outcome
 
     def _form(self, arm: Arm) -> Callable[..., Outcome]:
-        if arm not in self._forms:
-            self._forms[arm] = self._compile(arm)
-        return self._forms[arm]
-
-    def _compile(self, arm: Arm) -> Callable[..., Outcome]:
-        is_xla = arm.form == "xla"
-        if is_xla:
-            self._check_xla()
-        if arm.room is None:
-            return Single(self._step, xla=is_xla)
-        if not self._step.signature.can_be_stacked:
-            raise TypeError("sparse and ragged tensors cannot be stacked")
-        return Loop(self._step, self._snapshot, xla=is_xla, room=arm.room, same=self._same)
-
-    def _check_xla(self) -> None:
-        """Raise what speaks against XLA."""
-        if not self._step.signature.is_static:
-            raise TypeError("XLA compiles anew for each shape, and there are many")
-        operations = _operations(self._step)
-        if unfit := _naming(operations, NOT_FOR_XLA):
-            raise TypeError(f"XLA does otherwise, or not at all: {unfit}")
-        if self._asked_for == "auto" and (unchecked := _naming(operations, UNCHECKED)):
-            raise Unchecked(f"XLA makes no checks in {unchecked}")
-
-    @functools.cached_property
-    def _snapshot(self) -> Snapshot:
-        return Snapshot(self._step.variables)
+        return self._compiler.form(arm, is_asked_for=self._asked_for != "auto")
 
     def _drop(self, arm: Arm, error: BaseException) -> None:
         first_line = str(error).strip().partition("\n")[0]
@@ -149,8 +180,17 @@ class Runner:
 def _operations(step: Step) -> set[str]:
     """The types of all operations of a step, those of functions within it too."""
     graph = step.gradient.graph.as_graph_def()
-    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
-    return {node.op for node in nodes}
+    bodies = [graph.node, *(function.node_def for function in graph.library.function)]
+    return set(itertools.chain.from_iterable(map(_operations_in, bodies)))
+
+
+def _operations_in(nodes: Any) -> Iterator[str]:
+    types = {node.name: node.op for node in nodes}
+    for node in nodes:
+        # A length that is looked up in a shape, as TensorFlow does for a mean, is there.
+        of_shape = node.input and types.get(node.input[0].partition(":")[0]) == "Shape"
+        if not (of_shape and node.op == "GatherV2"):
+            yield node.op
 
 
 def _naming(operations: set[str], parts: tuple[str, ...]) -> str:

@@ -9,6 +9,7 @@ TRIAL_SECONDS = 0.01  # of a first chunk, as if the form were no faster than sin
 TRIALS = 3  # times taken of a form before it is judged
 MOST_FASTER = 16  # how much faster XLA may be than single steps: there is room for that many
 MOST_BYTES = 2**26  # that a chunk takes up
+MOST_LENGTHS = 64  # that XLA compiles one step for, where it is traced with lengths left open
 UNKNOWN_PACE = 1e-3  # seconds a step, before any was timed
 
 # What a form takes to compile, in times of what the single one took.
@@ -43,6 +44,7 @@ class Arm:
     def __init__(self, form: str, room: int | None) -> None:
         self.form = form
         self.room = room
+        self.key = form, room
         self.compiling: float | None = None  # seconds
         self.pace = math.inf  # seconds a step: the median of the last calls
         self.times: deque[float] = deque(maxlen=5)
@@ -64,6 +66,56 @@ class Plan:
     room: int | None
 
 
+class Tally:
+    """What training has taken."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.seconds = 0.0
+        self.before = 0.0  # seconds in earlier calls of `train`
+
+    def begin(self) -> None:
+        """A call of `train` begins."""
+        self.before = self.seconds
+
+    def ran(self, steps: int, seconds: float) -> None:
+        self.steps += steps
+        self.seconds += seconds
+
+
+class Account:
+    """What the tuners of one traced step share: one for each length that it leaves open.
+
+    Args:
+        is_open: whether there are such lengths.
+
+    Attributes:
+        all: what all training has taken.
+        spent: seconds of compiling other forms than the single one.
+        took: seconds that compiling each form took, the last time.
+        shared: the forms that are compiled for all lengths, each with its room.
+        lengths: the tuners of those that XLA has compiled for.
+        dropped: why forms are not chosen.
+        impossible: those of them that are not planned, either, if they are asked for.
+    """
+
+    def __init__(self, is_open: bool = False) -> None:
+        self.is_open = is_open
+        self.all = Tally()
+        self.spent = 0.0
+        self.took: dict[str, float] = {}
+        self.shared: set[tuple[str, int | None]] = set()
+        self.lengths: list[Tuner] = []
+        self.dropped: dict[str, str] = {}
+        self.impossible: set[str] = set()
+
+    @property
+    def has_xla_for_another(self) -> bool:
+        """Whether XLA may compile for another length: not where it mostly was no faster."""
+        won = sum(tuner.is_xla_best for tuner in self.lengths)
+        return len(self.lengths) <= min(MOST_LENGTHS - 1, 2 * won)
+
+
 class Tuner:
     """Chooses for the batches of one signature, and remembers from one call of `train` to the next.
 
@@ -73,22 +125,33 @@ class Tuner:
 
     Args:
         bytes: the size of a batch and of what the objective returns for it.
+        account: that of the step. Where lengths are left open, XLA compiles for each of them that
+            has been trained on for as long as that takes, and one step, since they come in turn.
     """
 
-    def __init__(self, bytes: int = 0) -> None:
-        self.dropped: dict[str, str] = {}  # why
-        self.trained = 0.0  # seconds
-        self.spent = 0.0  # seconds of compiling other forms than the single one
-        self._trained_before = 0.0  # in earlier calls of `train`
+    def __init__(self, bytes: int = 0, account: Account | None = None) -> None:
+        self._account = account or Account()
+        self._own = Tally()
         self._memory = max(1, MOST_BYTES // max(1, bytes))
-        self._impossible: set[str] = set()
         self._arms: dict[tuple[str, int | None], Arm] = {}
         self.single = self._arm("single", None)
         self._xla_room: int | None = None
 
+    @property
+    def dropped(self) -> dict[str, str]:
+        """Why forms are not chosen."""
+        return self._account.dropped
+
+    @property
+    def is_xla_best(self) -> bool:
+        """Whether no form is faster; True before that is known."""
+        paces = {form: arm.pace for (form, _), arm in self._arms.items()}
+        return paces["xla"] == math.inf or paces["xla"] <= min(paces.values())
+
     def begin(self) -> None:
         """A call of `train` begins."""
-        self._trained_before = self.trained
+        self._own.begin()
+        self._account.all.begin()
 
     def plan(self, request: Request, done: int = 0) -> Plan:
         """How to run the next call, `done` steps after the beginning."""
@@ -103,19 +166,25 @@ class Tuner:
         return Plan(arm, steps, arm.room if arm.form == "xla" else steps)
 
     def compiled(self, arm: Arm, seconds: float) -> None:
+        if arm.form != "xla":
+            self._account.shared.add(arm.key)
+        elif self._account.is_open and arm.compiling is None:
+            self._account.lengths.append(self)
         arm.compiling = (arm.compiling or 0.0) + seconds
+        self._account.took[arm.form] = arm.compiling
         if arm is not self.single:
-            self.spent += seconds
+            self._account.spent += seconds
 
     def ran(self, arm: Arm, steps: int, seconds: float) -> None:
         arm.ran(steps, seconds)
-        self.trained += seconds
+        self._own.ran(steps, seconds)
+        self._account.all.ran(steps, seconds)
 
     def drop(self, form: str, why: str, for_good: bool = True) -> None:
         """Do not choose a form again; for good: do not plan it, either, if it is asked for."""
-        self.dropped[form] = why
+        self._account.dropped[form] = why
         if for_good:
-            self._impossible.add(form)
+            self._account.impossible.add(form)
 
     def _choose(self, request: Request, most: float, done: int) -> Arm:
         if len(self.single.times) < TRIALS:
@@ -128,7 +197,7 @@ class Tuner:
             best = min(best, arms[-1], key=lambda arm: arm.pace)
         left = math.inf if request.total is None else (request.total - done) * best.pace
         for arm in arms:
-            if arm.compiling is None:
+            if arm.compiling is None and arm.key not in self._account.shared:
                 if self._is_worth_compiling(arm, left):
                     return arm
             elif arm.is_on_trial(best.pace):
@@ -138,18 +207,28 @@ class Tuner:
     def _is_worth_compiling(self, arm: Arm, seconds_left: float) -> bool:
         """Whether training has taken long enough, and is likely to go on for long enough."""
         seconds = self._guess(arm)
+        everything = self._account.all
+        # XLA compiles for this length alone, which has a part in all that runs.
+        mine = self._own if arm.form == "xla" else everything
+        left = seconds_left * mine.steps / everything.steps
         # Who called `train` for long is likely to call it again for as long.
-        expected = max(seconds_left, self._trained_before)
-        return self.trained >= self.spent + seconds and expected >= 2 * seconds
+        expected = max(left, mine.before)
+        is_paid = everything.seconds >= self._account.spent + seconds and mine.seconds >= seconds
+        return is_paid and expected >= 2 * seconds
 
     def _guess(self, arm: Arm) -> float:
-        same = [a.compiling for a in self._arms.values() if a.form == arm.form and a.compiling]
-        return max(same, default=GUESS[arm.form] * (self.single.compiling or 0.0))
+        took = self._account.took
+        return took.get(arm.form, GUESS[arm.form] * took.get("single", 0.0))
 
     def _candidate(self, form: str, request: Request, most: float) -> Arm:
         """The arm for a form, or that of single steps where the form will not do."""
-        if form in (self.dropped if request.form == "auto" else self._impossible):
+        account = self._account
+        if form in (account.dropped if request.form == "auto" else account.impossible):
             return self.single
+        if form == "xla" and account.is_open:
+            arm = self._arm("xla", None)
+            is_there = arm.compiling is not None
+            return arm if is_there or account.has_xla_for_another else self.single
         if most == 1:
             return self._arm("xla", None) if form == "xla" else self.single
         if form == "graph":

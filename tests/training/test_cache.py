@@ -9,7 +9,7 @@ import tensorflow as tf
 from single_step import model_and_loss, run
 
 from fluxkeras import ADAM, SGD, ShapeError, mse, param, params, repeated
-from fluxkeras.training.cache import MOST_KEPT, MOST_SHAPES, compiled_for
+from fluxkeras.training.cache import MOST_KEPT, MOST_LENGTHS, MOST_SHAPES, compiled_for
 from fluxkeras.training.feed import feed_of
 from fluxkeras.training.step import memory_of
 from fluxkeras.training.tuner import Request
@@ -226,15 +226,32 @@ def test_several_axes_are_left_open_as_they_are_found_to_differ():
     assert loss.shapes() == [(2, 3), (4, 3), (None, 3), (5, 4), (None, None)]
 
 
-def test_shapes_that_were_compiled_as_they_are_go_on_so():
+def test_each_length_has_a_runner_that_is_found_again():
     w, opt = param(1.0), SGD(0.0)
-    compiled = compiled_for(lambda x: w * tf.reduce_sum(x), [opt], None)
-    signatures = [signature_of(np.ones(n)) for n in range(1, MOST_SHAPES + 3)]
+    loss = Traced(lambda x: w * tf.reduce_sum(x))
+    compiled = compiled_for(loss, [opt], None)
+    signatures = [signature_of(np.ones(n)) for n in range(1, MOST_SHAPES + 5)]
 
     runners = [compiled.runner(s, False) for s in signatures]
 
+    assert len(set(runners)) == len(signatures)
     assert [compiled.runner(s, False) for s in signatures] == runners
-    assert len(set(runners)) == MOST_SHAPES + 1
+    assert loss.traces() == MOST_SHAPES + 1
+
+
+def test_the_lengths_that_are_remembered_are_bounded_and_the_one_unused_for_longest_goes():
+    w, opt = param(1.0), SGD(0.0)
+    loss = Traced(lambda x: w * tf.reduce_sum(x))
+    compiled = compiled_for(loss, [opt], None)
+    runners = {n: compiled.runner(signature_of(np.ones(n)), False) for n in range(1, 6)}
+    for n in range(10, 9 + MOST_LENGTHS):
+        compiled.runner(signature_of(np.ones(n)), False)
+        assert compiled.runner(signature_of(np.ones(5)), False) is runners[5]
+
+    found = [compiled.runner(signature_of(np.ones(n)), False) is runners[n] for n in runners]
+
+    assert found == [True, True, False, False, True]  # the first two are compiled as they are
+    assert loss.traces() == MOST_SHAPES + 1
 
 
 def test_batches_of_other_types_or_structures_are_of_other_families():

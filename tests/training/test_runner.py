@@ -38,6 +38,16 @@ def eager_tuner(monkeypatch):
     monkeypatch.setattr(tuner.Tuner, "_is_worth_compiling", lambda self, arm, left: True)
 
 
+@pytest.fixture
+def xla_wins(eager_tuner, monkeypatch):
+    """A tuner to which XLA seems the fastest."""
+
+    def ran(self, steps, seconds, ran=tuner.Arm.ran):
+        ran(self, steps, seconds / 1000 if self.form == "xla" else seconds)
+
+    monkeypatch.setattr(tuner.Arm, "ran", ran)
+
+
 def forms_of(monkeypatch):
     """The forms in which calls run from now on."""
     seen = queue.SimpleQueue()
@@ -313,6 +323,60 @@ def test_ragged_lengths_do_not_compile_once_a_length():
 
     np.testing.assert_allclose(history.losses, reference, rtol=1e-4)
     assert traces.qsize() == 3
+
+
+@pytest.mark.parametrize("kind", ["list", "generator"])
+@pytest.mark.parametrize("callback", ["none", "every batch"])
+def test_lengths_that_come_again_run_by_xla_and_train_the_same(xla_wins, kind, callback):
+    w = param(np.ones((4, 2)))
+    batches = sizes_to_batches([3, 5, 2, 7, 4] * 12) * 2
+    traces = queue.SimpleQueue()
+
+    def loss(x, y):
+        traces.put(1)
+        return mse(x @ w, y), {"n": tf.shape(x)[0]}
+
+    history = train(
+        loss, KINDS[kind](batches), SGD(0.1), cb=CALLBACKS[callback]([]), progress=False
+    )
+
+    expected, weights = eager_training(np.ones((4, 2)), batches, 0.1)
+    np.testing.assert_allclose(history.losses, expected, rtol=1e-4)
+    np.testing.assert_allclose(w.numpy(), weights, rtol=1e-4)
+    assert history["n"].tolist() == [len(x) for x, _ in batches]
+    assert "xla" not in history.timing.dropped
+    assert history.timing.form == "xla"
+    assert traces.qsize() == 3
+
+
+def test_what_xla_cannot_compile_for_a_length_runs_otherwise_for_all(xla_wins):
+    w = param(np.ones((4, 2)))
+    batches = sizes_to_batches([3, 5, 2, 7, 4] * 12) * 2
+
+    def loss(x, y):
+        digits = tf.strings.length(tf.strings.as_string(x[0, 0]))  # only XLA takes offence
+        return mse(x @ w + 0.0 * tf.cast(digits, x.dtype), y)
+
+    history = train(loss, batches, SGD(0.1), progress=False)
+
+    expected, weights = eager_training(np.ones((4, 2)), batches, 0.1)
+    np.testing.assert_allclose(history.losses, expected, rtol=1e-4)
+    np.testing.assert_allclose(w.numpy(), weights, rtol=1e-4)
+    assert "xla" in history.timing.dropped
+    assert history.timing.form in ("single", "graph")
+
+
+def test_a_loss_that_is_not_finite_stops_a_length_that_runs_by_xla(xla_wins):
+    w = param(np.ones((4, 2)))
+    batches = sizes_to_batches([3, 5, 2, 7, 4] * 10) * 2
+    batches[-1] = (batches[-1][0], batches[-1][1] * np.nan)
+
+    with pytest.raises(NonFiniteError, match=r"^batch 99 ") as caught:
+        train(lambda x, y: mse(x @ w, y), batches, SGD(0.1), progress=False)
+
+    _, weights = eager_training(np.ones((4, 2)), batches[:-1], 0.1)
+    np.testing.assert_allclose(w.numpy(), weights, rtol=1e-4)
+    assert caught.value.history.timing.form == "xla"
 
 
 # --- Beside a device ------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ from fluxkeras.training.tuner import (
     GUESS,
     MOST_BYTES,
     MOST_FASTER,
+    MOST_LENGTHS,
     SECONDS_A_CALL,
     TRIALS,
+    Account,
     Request,
     Tuner,
 )
@@ -39,28 +41,35 @@ class Machine:
         tuner.begin()
         done = 0
         while done < steps:
-            plan = tuner.plan(request, done)
-            if plan.arm not in self.compiled and not self.compile(tuner, plan):
-                continue
-            count = min(plan.steps, steps - done)
-            seconds = self.call + count * self.pace(plan.arm)
-            tuner.ran(plan.arm, count, seconds)
-            self.trained += seconds
-            self.calls.append((plan.arm.form, count))
-            done += count
+            done += self.call_of(tuner, request, done, steps - done)
         return self
+
+    def call_of(self, tuner, request, done, most):
+        """How many steps one call has made."""
+        while True:
+            plan = tuner.plan(request, done)
+            # XLA compiles for each length, and anything else for all.
+            made = plan.arm if plan.arm.form == "xla" else plan.arm.key
+            if made in self.compiled or self.compile(tuner, plan, made):
+                break
+        count = min(plan.steps, most)
+        seconds = self.call + count * self.pace(plan.arm)
+        tuner.ran(plan.arm, count, seconds)
+        self.trained += seconds
+        self.calls.append((plan.arm.form, count))
+        return count
 
     def pace(self, arm):
         alone = f"{arm.form} alone" if arm.room is None else ""
         return self.paces.get(alone, self.paces[arm.form])
 
-    def compile(self, tuner, plan):
+    def compile(self, tuner, plan, made):
         form = plan.arm.form
         seconds = self.compiling[form]
         if seconds is None:
             tuner.drop(form, "it does not compile")
             return False
-        self.compiled.add(plan.arm)
+        self.compiled.add(made)
         tuner.compiled(plan.arm, seconds)
         if form != "single":
             self.spent += seconds
@@ -70,6 +79,30 @@ class Machine:
     @property
     def form(self):
         return self.calls[-1][0]
+
+
+class Lengths(Machine):
+    """Goes through batches of lengths that a step leaves open, which come in turn."""
+
+    def __init__(self, paces, compiling):
+        super().__init__(paces, compiling)
+        self.account = Account(is_open=True)
+        self.tuners = {}
+
+    def go_through(self, lengths, request=None):
+        request = request or Request(total=len(lengths))
+        for tuner in self.tuners.values():
+            tuner.begin()
+        for done, length in enumerate(lengths):
+            if length not in self.tuners:
+                self.tuners[length] = Tuner(account=self.account)
+            self.call_of(self.tuners[length], request, done, 1)
+        return self
+
+    @property
+    def of_xla(self):
+        """The lengths that XLA has compiled for."""
+        return {n for n, tuner in self.tuners.items() if tuner in self.account.lengths}
 
 
 FAST_XLA = {"single": 1e-3, "graph": 4e-4, "xla": 3e-5}
@@ -259,3 +292,106 @@ def test_a_form_that_becomes_slow_gives_way():
     machine.train(tuner, 20_000)
 
     assert machine.form == "graph"
+
+
+# --- Lengths that are left open -------------------------------------------------------------------
+
+OPEN = {"single": 5e-3, "graph": 6e-3, "xla": 2e-3}
+TWELVE = list(range(12))
+
+
+def test_xla_is_found_for_each_length_that_comes_again():
+    machine = Lengths(OPEN, COMPILING).go_through(TWELVE * 1000)
+
+    assert machine.of_xla == set(TWELVE)
+    assert max(machine.ratios) <= 1
+    assert machine.calls[-1] == ("xla", 1)
+    assert {machine.account.took["xla"]} == {COMPILING["xla"]}
+
+
+def test_a_length_is_compiled_for_when_training_on_it_has_taken_as_long():
+    machine = Lengths(OPEN, COMPILING)
+    done = {n: 0 for n in TWELVE}
+    for n in TWELVE * 1000:
+        before = machine.of_xla
+        machine.go_through([n], Request())
+        if machine.of_xla == before:
+            done[n] += 1
+        elif not before:
+            assert done[n] * OPEN["single"] >= 0.99 * GUESS["xla"] * COMPILING["single"]
+        else:
+            assert done[n] * OPEN["single"] >= 0.99 * COMPILING["xla"]
+
+    assert machine.of_xla == set(TWELVE)
+
+
+@pytest.mark.parametrize("times", [1, TRIALS, 10])
+def test_lengths_that_hardly_come_again_are_not_compiled_for(times):
+    lengths = [n for n in range(5000) for _ in range(times)]
+
+    machine = Lengths(OPEN, COMPILING).go_through(lengths, Request())
+
+    assert machine.of_xla == set()
+    assert machine.trained > 40 * COMPILING["xla"]
+
+
+def test_a_length_that_comes_often_is_compiled_for_and_those_around_it_are_not():
+    lengths = [n for i in range(1000) for n in (7, 100 + i)]
+
+    machine = Lengths(OPEN, COMPILING).go_through(lengths)
+
+    assert machine.of_xla == {7}
+
+
+def test_a_length_of_which_little_is_left_is_not_compiled_for():
+    # Each of them has taken 0.6 s, what xla may take, after 120 of 200 times.
+    assert Lengths(OPEN, COMPILING).go_through(TWELVE * 200).of_xla == set()
+    assert Lengths(OPEN, COMPILING).go_through(TWELVE * 400).of_xla == set(TWELVE)
+
+
+def test_short_calls_compile_for_lengths_once_there_are_enough_of_them():
+    machine = Lengths(OPEN, COMPILING)
+    for _ in range(300):
+        machine.go_through(TWELVE * 2)
+
+    assert machine.of_xla == set(TWELVE)
+    assert max(machine.ratios) <= 1
+
+
+def test_xla_compiles_for_a_bounded_number_of_lengths():
+    lengths = list(range(MOST_LENGTHS + 20))
+
+    machine = Lengths(OPEN, COMPILING).go_through(lengths * 400, Request())
+
+    assert len(machine.of_xla) == MOST_LENGTHS
+    assert {form for form, _ in machine.calls[-len(lengths) :]} == {"single", "xla"}
+
+
+def test_xla_that_is_no_faster_for_some_lengths_is_not_tried_for_all():
+    machine = Lengths(OPEN | {"xla": 6e-3}, COMPILING).go_through(TWELVE * 1000)
+
+    assert len(machine.of_xla) == 1
+    assert machine.form == "single"
+
+
+def test_what_xla_does_not_compile_is_dropped_for_all_lengths():
+    machine = Lengths(OPEN, COMPILING | {"xla": None}).go_through(TWELVE * 1000)
+
+    assert machine.of_xla == set()
+    assert all(t.dropped == {"xla": "it does not compile"} for t in machine.tuners.values())
+
+
+def test_a_loop_is_compiled_once_for_all_lengths():
+    machine = Lengths(OPEN | {"graph": 1e-3}, COMPILING | {"xla": None}).go_through(TWELVE * 200)
+
+    assert machine.spent == COMPILING["graph"]
+    assert machine.form == "graph"
+
+
+def test_xla_that_is_asked_for_compiles_for_a_bounded_number_of_lengths():
+    lengths = range(MOST_LENGTHS + 20)
+
+    machine = Lengths(OPEN, COMPILING).go_through([*lengths, *lengths], Request(form="xla"))
+
+    assert machine.of_xla == set(range(MOST_LENGTHS))
+    assert [f for f, _ in machine.calls[: len(lengths)]] == ["xla"] * MOST_LENGTHS + ["single"] * 20
