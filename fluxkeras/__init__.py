@@ -33,11 +33,17 @@ from fluxkeras.adaptive_rules import *
 from fluxkeras.adam_rules import *
 from fluxkeras.rule_chain import *
 from fluxkeras.rule_state import *
+from fluxkeras.model_state import *
+from fluxkeras.conversions import *
+from fluxkeras.onehot_arrays import *
 from fluxkeras.array_utilities import *
 from fluxkeras.observations import *
 from fluxkeras.data import *
+from fluxkeras.triggers import *
 from fluxkeras.layers.core import *
+from fluxkeras.layers.containers import *
 from fluxkeras.layers.conv import *
+from fluxkeras.layers.pooling import *
 from fluxkeras.layers.dropout import *
 from fluxkeras.layers.cells import *
 from fluxkeras.layers.recurrent import *

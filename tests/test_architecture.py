@@ -12,14 +12,16 @@ PACKAGE = Path(fluxkeras.__file__).parent
 
 # Each module imports only from rows above its own. Layers and training never import each other.
 ROWS = [
-    ["checks", "nested"],
+    ["checks", "nested", "triggers"],
     ["array_utilities"],
     ["observations"],
     ["activations", "hyper_parameters", "initialisers", "parameters"],
-    ["losses", "optimisers", "data"],
-    ["adaptive_rules", "adam_rules", "rule_chain", "rule_state"],
+    ["losses", "model_state", "onehot_arrays", "optimisers", "data"],
+    ["conversions", "adaptive_rules", "adam_rules", "rule_chain", "rule_state"],
     ["layers.printing", "training.callbacks", "training.history", "training.progress"],
-    ["layers.core", "training.captures", "training.batch", "training.tuner"],
+    ["layers.base", "layers.arguments", "layers.saving"],
+    ["layers.composite"],
+    ["layers.core", "layers.containers", "training.captures", "training.batch", "training.tuner"],
     ["layers.conv", "layers.dropout", "layers.cells", "training.blocks", "training.independence"],
     ["layers.recurrent", "layers.attention", "training.feed", "training.objective"],
     ["training.step"],
@@ -30,7 +32,7 @@ ROWS = [
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 WITHOUT_TENSORFLOW = [
-    "checks", "nested", "observations", "data",
+    "checks", "nested", "observations", "data", "triggers",
     "training.callbacks", "training.progress", "training.tuner",
 ]  # fmt: skip
 

@@ -1,42 +1,18 @@
 """Chain and Dense: layers that are called one after another, and the fully connected one."""
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
 
-from fluxkeras.checks import ShapeError, undressed
-from fluxkeras.data import is_nested_list
-from fluxkeras.layers.printing import describe, expanded
-from fluxkeras.parameters import needs_building
+from fluxkeras.checks import ShapeError
+from fluxkeras.layers.arguments import Arguments, options
+from fluxkeras.layers.base import FluxLayer, as_array
+from fluxkeras.layers.base import Switchable as Switchable
+from fluxkeras.layers.composite import Container
+from fluxkeras.layers.printing import describe
+from fluxkeras.layers.saving import loaded, saved
 
 __all__ = ["Chain", "Dense"]
-
-
-class FluxLayer:
-    """What a call of our layers adds to a call of Keras's: plain lists, and errors as raised."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        args = tuple(np.asarray(a) if is_nested_list(a) else a for a in args)
-        try:
-            return super().__call__(*args, **kwargs)  # type: ignore[misc]
-        except ShapeError as error:
-            raise undressed(error) from None
-
-
-class Switchable(FluxLayer):
-    """A layer that does something else while training, as `trainmode` and `testmode` have it.
-
-    Attributes:
-        active: True to do it always, False never; None, the default, as Keras's `training` says.
-    """
-
-    active: bool | None = None
-
-    def is_active(self, training: bool | None) -> bool:
-        """Whether to do now what is done while training, given the `training` of `call`."""
-        return bool(training if self.active is None else self.active)
 
 
 @keras.saving.register_keras_serializable(package="fluxkeras")
@@ -47,9 +23,10 @@ class Dense(FluxLayer, keras.layers.Dense):
 
     Args:
         *sizes: `in, out`, or one tuple `(in, out)`: the length of the last axis of the input and of
-            the output; then, if wanted, `σ`, the activation: a function of a tensor, or its name in
-            Keras (default: none).
-        bias: whether there is a `b`, which starts at zero.
+            the output; or the array `W`, of shape `(in, out)`, and if wanted the `bias`. Then, if
+            wanted, `σ`, the activation: a function of a tensor, or its name in Keras (default:
+            none).
+        bias: whether there is a `b`, which starts at zero; or the array, of shape `(out,)`.
         init: how `W`, of shape `(in, out)`, starts: a Keras initialiser or its name, or a function
             of `(shape, dtype)`.
         **keras_options: those of `keras.layers.Dense`, such as `name` and `kernel_regularizer`.
@@ -59,7 +36,8 @@ class Dense(FluxLayer, keras.layers.Dense):
         `(..., out)`.
 
     Raises:
-        ShapeError: when called on an input of another last axis.
+        ValueError: if the arguments are none of the above.
+        ShapeError: if the bias does not fit; when called on an input of another last axis.
 
     Example:
         >>> layer = Dense(784, 32, σ)
@@ -67,6 +45,8 @@ class Dense(FluxLayer, keras.layers.Dense):
         (TensorShape([32]), TensorShape([8, 32]))
         >>> print(layer)
         Dense(784 => 32, σ)
+        >>> Dense(np.ones((2, 3)), [1.0, 2.0, 3.0], relu)([1.0, 1.0]).numpy().tolist()
+        [3.0, 4.0, 5.0]
 
     Source: Flux's `Dense`, whose `W` is `(out, in)`.
     """
@@ -74,15 +54,27 @@ class Dense(FluxLayer, keras.layers.Dense):
     def __init__(
         self,
         *sizes: Any,
-        bias: bool = True,
+        bias: Any = True,
         init: Any = "glorot_uniform",
         **keras_options: Any,
     ) -> None:
-        in_size, out_size, activation = _dense_arguments(sizes)
-        keras_options.setdefault("activation", activation)
-        super().__init__(out_size, use_bias=bias, kernel_initializer=init, **keras_options)
-        self.input_size = in_size
-        self.build((None, in_size))
+        given = Arguments.of(sizes, bias)
+        if given is None or len(given.sizes) != 2:
+            words = ", ".join(map(describe, sizes))
+            raise ValueError(
+                f"Dense expects two sizes and an activation, got ({words}). "
+                "Write Dense(784, 32, relu)."
+            )
+        keras_options.setdefault("activation", given.activation)
+        super().__init__(
+            given.sizes[1],
+            use_bias=given.bias is not False,
+            kernel_initializer=init,
+            **keras_options,
+        )
+        self.input_size = given.sizes[0]
+        self.build((None, self.input_size))
+        given.fill(self, self.kernel, self.bias)
 
     def build(self, input_shape: Any) -> None:
         if self.built:
@@ -99,7 +91,8 @@ class Dense(FluxLayer, keras.layers.Dense):
         return super().call(x)
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
+        activation = saved(self.activation, "activation", self)
+        config = super().get_config() | {"activation": activation}
         config["sizes"] = [self.input_size, config.pop("units")]
         config["bias"] = config.pop("use_bias")
         config["init"] = config.pop("kernel_initializer")
@@ -107,6 +100,7 @@ class Dense(FluxLayer, keras.layers.Dense):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Dense":
+        config["activation"] = loaded(config["activation"])
         return cls(*config.pop("sizes"), **config)
 
     def __repr__(self) -> str:
@@ -117,28 +111,11 @@ class Dense(FluxLayer, keras.layers.Dense):
 
     def _call(self, arrow: str) -> str:
         words = [f"{self.input_size}{arrow}{self.units}"]
-        if self.activation is not keras.activations.linear:
-            words.append(describe(self.activation))
-        if not self.use_bias:
-            words.append("bias=False")
-        return f"Dense({', '.join(words)})"
-
-
-def _dense_arguments(sizes: tuple[Any, ...]) -> tuple[int, int, Any]:
-    if sizes and isinstance(sizes[0], tuple | list):
-        sizes = (*sizes[0], *sizes[1:])
-    is_size = [isinstance(n, int | np.integer) and n > 0 for n in sizes[:2]]
-    if is_size != [True, True] or len(sizes) > 3:
-        words = ", ".join(map(describe, sizes))
-        raise ValueError(
-            f"Dense expects two sizes and an activation, got ({words}). Write Dense(784, 32, relu)."
-        )
-    in_size, out_size, activation = (*sizes, None)[:3]
-    return int(in_size), int(out_size), activation
+        return f"Dense({', '.join([*words, *options(self)])})"
 
 
 @keras.saving.register_keras_serializable(package="fluxkeras")
-class Chain(FluxLayer, keras.Model):
+class Chain(Container, keras.Model):
     """Layers called one after another: a Keras model.
 
     `Chain(f, g, h)(x) == h(g(f(x)))`
@@ -171,111 +148,28 @@ class Chain(FluxLayer, keras.Model):
     """
 
     def __init__(self, *layers: Any, name: str | None = None, **named_layers: Any) -> None:
-        super().__init__(name=name)
-        elements, self._names = _chain_elements(layers, named_layers)
-        self._elements = elements
-        self._build_if_sizes_are_known()
-
-    @property
-    def input_size(self) -> int | None:
-        """The length of the last axis of the input, where the first layer knows it."""
-        return getattr(self[0], "input_size", None) if len(self) else None
-
-    def _build_if_sizes_are_known(self) -> None:
-        if any(isinstance(e, keras.Layer) and needs_building(e) for e in self):
-            if self.input_size is None:
-                return
-            try:
-                self.compute_output_spec(keras.KerasTensor((None, self.input_size)))
-            except Exception:
-                # The input has more axes than the two guessed here: the first call builds.
-                return
-        self.build((None, self.input_size) if self.input_size else None)
-
-    def build(self, input_shape: Any) -> None:
-        self.built = True
+        super().__init__(layers, named_layers, name)
 
     def call(self, x: Any, training: bool | None = None) -> Any:
-        for label, element in zip(self._labels(), self._elements, strict=True):
-            try:
-                x = _apply(element, x)
-            except ShapeError as error:
-                raise ShapeError(f"{undressed(error)} (layer {label} of {self.name})") from None
+        for label, element in self.by_label():
+            x = self.apply(label, element, x)
         return x
 
-    def __len__(self) -> int:
-        return len(self._elements)
+    def activations(self, *xs: Any) -> tuple[Any, ...]:
+        """The outputs of all layers, the last of which is that of the chain.
 
-    def __bool__(self) -> bool:
-        return True
+        >>> m = Chain(Dense(3, 2), relu)
+        >>> hidden, y = m.activations([1.0, 2.0, 3.0])
+        >>> bool(tf.reduce_all(y == relu(hidden)))
+        True
+        """
 
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._elements)
+        def converted(x: Any) -> Any:
+            return self.dtype_policy.convert_input(x, self.autocast, self.input_dtype)
 
-    def __getitem__(self, index: int | str | slice) -> Any:
-        if isinstance(index, slice):
-            if self._names is None:
-                return Chain(*self._elements[index])
-            return Chain(**dict(zip(self._names[index], self._elements[index], strict=True)))
-        if isinstance(index, str):
-            names = self._names or []
-            if index not in names:
-                raise KeyError(f"no layer {index!r} in {self!r}")
-            index = names.index(index)
-        return self._elements[index]
-
-    def get_config(self) -> dict[str, Any]:
-        elements = [keras.saving.serialize_keras_object(element) for element in self._elements]
-        return {"name": self.name, "layers": elements, "names": self._names}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Chain":
-        elements = [
-            keras.saving.deserialize_keras_object(element, custom_objects=custom_objects)
-            for element in config["layers"]
-        ]
-        if config["names"] is None:
-            return cls(*elements, name=config["name"])
-        return cls(name=config["name"], **dict(zip(config["names"], elements, strict=True)))
-
-    def __repr__(self) -> str:
-        return f"Chain({', '.join(f'{label}{_source(e)}' for label, e in self.labelled())})"
-
-    def __str__(self) -> str:
-        return expanded("Chain", self.labelled(), self)
-
-    def labelled(self) -> list[tuple[str, Any]]:
-        """The layers, each behind `name = ` where the chain's layers are named."""
-        labels = [f"{name} = " for name in self._names] if self._names else [""] * len(self)
-        return list(zip(labels, self._elements, strict=True))
-
-    def _labels(self) -> Any:
-        return self._names or range(len(self))
-
-
-def _chain_elements(
-    layers: tuple[Any, ...], named_layers: dict[str, Any]
-) -> tuple[list[Any], list[str] | None]:
-    if layers and named_layers:
-        raise ValueError("Chain expects layers with names or without, got both.")
-    if len(layers) == 1 and isinstance(layers[0], list):
-        layers = tuple(layers[0])
-    elements = list(named_layers.values()) if named_layers else list(layers)
-    for position, element in enumerate(elements):
-        if not callable(element):
-            raise TypeError(
-                f"Chain expects layers and other callables, got {element!r} at {position}."
-            )
-    return elements, list(named_layers) or None
-
-
-def _apply(element: Callable[[Any], Any], x: Any) -> Any:
-    """Call a layer; those of Keras that want a batch axis are lent one for a single sample."""
-    is_foreign = isinstance(element, keras.Layer) and not isinstance(element, FluxLayer)
-    if is_foreign and len(getattr(x, "shape", ())) == 1:
-        return keras.tree.map_structure(lambda y: y[0], element(x[None]))
-    return element(x)
-
-
-def _source(element: Any) -> str:
-    return repr(element) if isinstance(element, FluxLayer) else describe(element)
+        x = keras.tree.map_structure(converted, as_array(xs[0] if len(xs) == 1 else xs))
+        outputs = []
+        for label, element in self.by_label():
+            x = self.apply(label, element, x)
+            outputs.append(x)
+        return tuple(outputs)

@@ -1,14 +1,16 @@
 """How layers print: one line each in Flux's notation, models with their parameters counted."""
 
+import functools
 import inspect
 import math
 from collections.abc import Iterable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from fluxkeras.parameters import needs_building
+from fluxkeras.parameters import needs_building, params
 
 COMMENT_COLUMN = 40  # where Flux puts the count of a layer
 TOTAL_COLUMN = 20
@@ -22,6 +24,13 @@ def describe(element: Any) -> str:
         is_model = isinstance(element, keras.Model)
         options = [repr(element.name)] if is_model else _changed_options(element)
         return f"{type(element).__name__}({', '.join(options)})"
+    if isinstance(element, functools.partial):
+        keywords = [f"{name}={value!r}" for name, value in element.keywords.items()]
+        words = [describe(element.func), *map(repr, element.args), *keywords]
+        return f"partial({', '.join(words)})"
+    kind = type(element)
+    if kind.__repr__ is object.__repr__ and kind.__str__ is object.__str__:
+        return getattr(element, "__name__", f"{kind.__name__}()")
     return getattr(element, "__name__", None) or str(element)
 
 
@@ -29,7 +38,8 @@ def _changed_options(layer: keras.Layer) -> Iterable[str]:
     """What differs from the defaults of the layer's constructor."""
     try:
         config = layer.get_config()
-    except NotImplementedError:  # a layer of the user's own, whose arguments Keras cannot tell
+    # A layer of the user's own, whose arguments Keras cannot tell, or one that cannot be saved.
+    except (NotImplementedError, ValueError):
         return
     for name, option in inspect.signature(type(layer).__init__).parameters.items():
         value = config.get(name, option.default)
@@ -69,13 +79,30 @@ def _with_comment(line: str, column: int, comment: str) -> str:
 
 
 def _count(element: Any) -> str:
-    if not isinstance(element, keras.Layer):
-        return ""
-    if needs_building(element):
+    is_layer = isinstance(element, keras.Layer)
+    if is_layer and needs_building(element):
         return "not built yet"
-    trainable, fixed = map(_size, (element.trainable_weights, element.non_trainable_weights))
-    words = [f"{trainable:_} parameters"] if trainable else []
-    return ", plus ".join([*words, f"{fixed:_} non-trainable"] if fixed else words)
+    try:
+        trainable = element.trainable_weights if is_layer else params(element)
+    except ValueError:  # a layer within, of which Keras knows nothing yet
+        return "not built yet"
+    fixed = element.non_trainable_weights if is_layer else []
+    words = [f"{_size(trainable):_} parameters"] if trainable else []
+    words += [f"{_size(fixed):_} non-trainable"] if fixed else []
+    return ", plus ".join(words) + _warning([*trainable, *fixed])
+
+
+def _warning(weights: list[Any]) -> str:
+    """Whether the numbers of a layer are such that it will not train."""
+    if not weights or not all(hasattr(w, "numpy") for w in weights) or not tf.executing_eagerly():
+        return ""
+    arrays = [w.numpy() for w in weights]
+    if all(not a.any() for a in arrays):
+        return "  (all zero)"
+    for name, is_odd in ("NaN", np.isnan), ("Inf", np.isinf):
+        if any(is_odd(a).any() for a in arrays if a.dtype.kind in "fc"):
+            return f"  (some {name})"
+    return ""
 
 
 def _total(model: keras.Layer) -> str:

@@ -1,0 +1,180 @@
+"""Layers that are made of others: their elements, names, printing and saving."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from fluxkeras.checks import ShapeError, undressed
+from fluxkeras.layers.base import FluxLayer, apply
+from fluxkeras.layers.printing import describe, expanded
+from fluxkeras.layers.saving import loaded, saved
+from fluxkeras.parameters import KerasVariable, _parts, needs_building
+
+
+class Container(FluxLayer, keras.layers.Layer):
+    """A layer made of others, which are there by position and, if wanted, by name.
+
+    Several inputs of a call become a tuple. Elements that are no Keras layers are searched for
+    variables and layers, which Keras then counts, trains and saves as those of this layer.
+
+    Args:
+        layers: the elements, or one list of them.
+        named_layers: the same by name, instead of `layers`.
+        name: the Keras name.
+        connection: what joins the outputs of the layers, if something does.
+    """
+
+    connection: Any = None
+
+    def __init__(
+        self,
+        layers: tuple[Any, ...],
+        named_layers: dict[str, Any],
+        name: str | None,
+        connection: Any = None,
+    ) -> None:
+        if callable(name):
+            named_layers = named_layers | {"name": name}
+        reserved = {"layers", "name"} | (set() if connection is None else {"connection"})
+        elements, names = _named(type(self).__name__, layers, named_layers, reserved)
+        super().__init__(name=name)
+        self._elements, self._names = elements, names
+        if connection is not None:
+            self.connection = connection
+        plain = [part for _, part in self.labelled() if not isinstance(part, keras.Layer)]
+        self._of_plain = list(_held(plain, set()))
+        self._build_if_sizes_are_known()
+
+    @property
+    def input_size(self) -> int | None:
+        """The length of the last axis of the input, where the first layer knows it."""
+        return getattr(self._elements[0], "input_size", None) if self._elements else None
+
+    @property
+    def layers(self) -> list[keras.Layer]:
+        """The Keras layers within, each once."""
+        found = [*(part for _, part in self.labelled()), *self._of_plain]
+        return list({id(e): e for e in found if isinstance(e, keras.Layer)}.values())
+
+    def _build_if_sizes_are_known(self) -> None:
+        if any(map(needs_building, self.layers)):
+            if self.input_size is None:
+                return
+            try:
+                self.compute_output_spec(keras.KerasTensor((None, self.input_size)))
+            except Exception:
+                # The input has more axes than the two guessed here: the first call builds.
+                return
+        self.build((None, self.input_size) if self.input_size else None)
+
+    def build(self, input_shape: Any) -> None:
+        self.built = True
+
+    def __call__(self, *xs: Any, **kwargs: Any) -> Any:
+        if not xs and "x" not in kwargs:
+            raise ValueError(f"{type(self).__name__} expects an input, got none.")
+        return super().__call__(*xs if len(xs) < 2 else (xs,), **kwargs)
+
+    def apply(self, label: Any, element: Any, x: Any) -> Any:
+        """What an element makes of `x`. If it does not fit, the error names the element."""
+        try:
+            return apply(element, x)
+        except ShapeError as error:
+            raise ShapeError(f"{undressed(error)} (layer {label} of {self.name})") from None
+
+    def __len__(self) -> int:
+        return len(self._elements)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._elements)
+
+    def __getitem__(self, index: int | str | slice) -> Any:
+        if isinstance(index, slice):
+            names = None if self._names is None else self._names[index]
+            return self._made(self._elements[index], names, None, self.connection)
+        if isinstance(index, str):
+            names = self._names or []
+            if index not in names:
+                raise KeyError(f"no layer {index!r} in {self!r}")
+            index = names.index(index)
+        return self._elements[index]
+
+    @classmethod
+    def _made(
+        cls: Any, elements: list[Any], names: list[str] | None, name: str | None, connection: Any
+    ) -> Any:
+        first = () if connection is None else (connection,)
+        if names is None:
+            return cls(*first, *elements, name=name)
+        return cls(*first, name=name, **dict(zip(names, elements, strict=True)))
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "layers": [saved(part, f"layer {label}", self) for label, part in self.by_label()],
+            "names": self._names,
+            "connection": self.connection and saved(self.connection, "connection", self),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        elements = [loaded(part, custom_objects) for part in config["layers"]]
+        connection = config.get("connection")
+        connection = connection and loaded(connection, custom_objects)
+        return cls._made(elements, config["names"], config["name"], connection)
+
+    def __repr__(self) -> str:
+        parts = (f"{label}{_source(part)}" for label, part in self.labelled())
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    def __str__(self) -> str:
+        return expanded(type(self).__name__, self.labelled(), self)
+
+    def labelled(self) -> list[tuple[str, Any]]:
+        """What the layer was made of, in that order, each behind `name = ` if it has a name."""
+        first = [] if self.connection is None else [("", self.connection)]
+        names = [f"{name} = " for name in self._names] if self._names else [""] * len(self)
+        return [*first, *zip(names, self._elements, strict=True)]
+
+    def by_label(self) -> list[tuple[Any, Any]]:
+        """The elements, each with its name or its position."""
+        return list(zip(self._names or range(len(self)), self._elements, strict=True))
+
+
+def _named(
+    kind: str, layers: tuple[Any, ...], named_layers: dict[str, Any], reserved: set[str]
+) -> tuple[list[Any], list[str] | None]:
+    """The elements and their names, if they have any."""
+    if layers and named_layers:
+        raise ValueError(f"{kind} expects layers with names or without, got both.")
+    if taken := sorted(reserved & named_layers.keys()):
+        raise ValueError(f"{kind} expects a layer to have another name than {taken[0]!r}.")
+    if len(layers) == 1 and isinstance(layers[0], list):
+        layers = tuple(layers[0])
+    elements = list(named_layers.values()) if named_layers else list(layers)
+    for position, element in enumerate(elements):
+        if not callable(element):
+            raise TypeError(
+                f"{kind} expects layers and other callables, got {element!r} at {position}."
+            )
+    return elements, list(named_layers) or None
+
+
+def _held(node: Any, seen: set[int]) -> Iterator[Any]:
+    """The variables and Keras layers that objects have, found as `params` finds them."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, keras.Layer | KerasVariable):
+        yield node
+        return
+    for part in _parts(node):
+        yield from _held(part, seen)
+
+
+def _source(element: Any) -> str:
+    return repr(element) if isinstance(element, FluxLayer) else describe(element)
