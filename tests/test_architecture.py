@@ -23,7 +23,7 @@ ROWS = [
     ["layers.composite"],
     ["layers.core", "layers.containers", "training.captures", "training.batch", "training.tuner"],
     ["layers.conv", "layers.dropout", "layers.cells", "training.blocks", "training.independence"],
-    ["layers.recurrent", "layers.attention", "training.feed", "training.objective"],
+    ["layers.recurrent", "layers.attention", "layers.pooling", "training.feed", "training.objective"],
     ["training.step"],
     ["training.forms"],
     ["training.runner"],

@@ -52,7 +52,7 @@ class SamePad:
         return "SamePad()"
 
 
-def window(owner: str, size: Any) -> Numbers:
+def checked_window(owner: str, size: Any) -> Numbers:
     """The size of a window, one number for each of the axes that it moves over."""
     if not isinstance(size, tuple | list) or not 1 <= len(size) <= 3:
         raise ValueError(
@@ -98,6 +98,12 @@ def pairs(numbers: Numbers) -> list[tuple[int, int]]:
 def padded(x: Tensor, pad: Numbers, value: float = 0) -> Tensor:
     """`x` with its inner axes grown."""
     return tf.pad(x, [(0, 0), *pairs(pad), (0, 0)], constant_values=value) if any(pad) else x
+
+
+def sizes(x: Tensor) -> list[Any]:
+    """The shape of `x`: numbers where they are known, else tensors."""
+    known = zip(tuple(x.shape), tf.unstack(tf.shape(x)), strict=True)
+    return [dynamic if n is None else n for n, dynamic in known]
 
 
 def batch_of_images(layer: Any, x: Tensor, axes: int, channels: int | None = None) -> Tensor:
@@ -161,9 +167,8 @@ def scatter(x: Tensor, kernel: Tensor, stride: Numbers) -> Tensor:
 
     The channels of the kernel are `(out, in)`. TensorFlow takes no dilation here on a CPU.
     """
-    known = zip(tuple(x.shape), tf.unstack(tf.shape(x)), strict=True)
-    batch, *sizes, _ = [dynamic if n is None else n for n, dynamic in known]
-    windows = zip(stride, sizes, kernel.shape[:-2], strict=True)
+    batch, *inner, _ = sizes(x)
+    windows = zip(stride, inner, kernel.shape[:-2], strict=True)
     shape = tf.stack([batch, *(s * (n - 1) + k for s, n, k in windows), kernel.shape[-2]])
     return tf.nn.conv_transpose(x, kernel, shape, stride, "VALID", FORMATS[len(stride)])
 
@@ -271,7 +276,7 @@ class Conv(SpatialLayer):
         if hasattr(filter, "shape"):
             weight = filter
             filter, sizes, bias = self._sizes_of(weight, sizes, groups, bias)
-        self.filter = window(kind, filter)
+        self.filter = checked_window(kind, filter)
         self.input_channels, self.output_channels, given = _channels(kind, sizes)
         self.activation = keras.activations.get(given or activation)
         self.stride = per_axis(kind, "stride", stride, self.axes)
@@ -509,8 +514,8 @@ class ConvTranspose(Conv):
         edges = [
             (low, high - o) for (low, high), o in zip(pairs(self.pad), self.outpad, strict=True)
         ]
-        sizes = zip(tuple(y.shape)[1:-1], edges, strict=True)
-        if any(n is not None and n <= sum(edge) for n, edge in sizes):
+        known = zip(tuple(y.shape)[1:-1], edges, strict=True)
+        if any(n is not None and n <= sum(edge) for n, edge in known):
             raise ShapeError(
                 f"{self} expects inputs of which its pad leaves something, got outputs of shape "
                 f"{tuple(y.shape)} before padding."

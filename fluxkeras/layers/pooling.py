@@ -1,0 +1,328 @@
+"""Pooling: the largest number of a window that moves over an image, or the mean of its numbers."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import keras
+import tensorflow as tf
+
+from fluxkeras.checks import ShapeError
+from fluxkeras.layers.conv import (
+    Numbers,
+    SamePad,
+    SpatialLayer,
+    batch_of_images,
+    checked_window,
+    options,
+    padded,
+    paddings,
+    per_axis,
+    room_for,
+    sizes,
+)
+
+__all__ = [
+    "AdaptiveMaxPool",
+    "AdaptiveMeanPool",
+    "GlobalMaxPool",
+    "GlobalMeanPool",
+    "MaxPool",
+    "MeanPool",
+]
+
+Tensor: TypeAlias = Any
+
+
+def pool(x: Tensor, operation: Callable[..., Tensor], size: Numbers, stride: Numbers) -> Tensor:
+    """`tf.nn.max_pool` or `tf.nn.avg_pool` of windows of a size, without padding."""
+    if len(size) < 3:
+        return operation(x, size, stride, "VALID")
+    # For three axes, TensorFlow has no float64 on a CPU: first two for each place on the other.
+    batch, depth, *inner = sizes(x)
+    x = pool(tf.reshape(x, (batch * depth, *inner)), operation, size[1:], stride[1:])
+    _, height, width, channels = sizes(x)
+    x = tf.reshape(x, (batch, depth, height * width, channels))
+    x = pool(x, operation, (size[0], 1), (stride[0], 1))
+    return tf.reshape(x, (batch, sizes(x)[1], height, width, channels))
+
+
+# --- Windows of one size -------------------------------------------------------------------------
+
+
+class Pool(SpatialLayer):
+    """What `MaxPool` and `MeanPool` share."""
+
+    operation: Callable[..., Tensor]
+    filler: float  # what surrounds the input
+
+    def __init__(
+        self,
+        window: Sequence[int],
+        *,
+        pad: int | Sequence[int] | SamePad = 0,
+        stride: int | Sequence[int] | None = None,
+        **keras_options: Any,
+    ) -> None:
+        super().__init__(**keras_options)
+        name = type(self).__name__
+        self.window = checked_window(name, window)
+        axes, ones = len(self.window), (1,) * len(self.window)
+        self.stride = self.window if stride is None else per_axis(name, "stride", stride, axes)
+        if isinstance(pad, SamePad):
+            pad = pad.of(self.window, ones, ones)
+        self.pad = paddings(name, pad, axes)
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        x = batch_of_images(self, x, len(self.window))
+        room_for(self, self.window, self.pad, x)
+        return pool(padded(x, self.pad, self.filler), self.operation, self.window, self.stride)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"window": self.window, "pad": self.pad, "stride": self.stride}
+        return super().get_config() | own
+
+    def __repr__(self) -> str:
+        stride = None if self.stride == self.window else self.stride
+        words = options(pad=(self.pad, 0), stride=(stride, None))
+        return f"{type(self).__name__}({', '.join([str(self.window), *words])})"
+
+    __str__ = __repr__
+
+
+@keras.saving.register_keras_serializable(package="fluxkeras")
+class MaxPool(Pool):
+    """The largest number of each window, for each channel.
+
+    `y[i] = max(x[s * i + a] for a in range(k))` with windows of size `k` and a stride of `s`, over
+    each axis; what surrounds the input is `-inf`.
+
+    Args:
+        window: the size of the windows, a tuple of one number for each axis, up to three.
+        pad: by how much the input is surrounded: a number, one for each axis, two for each axis
+            (before and after), or `SamePad()`.
+        stride: by how much the window moves on: a number, or one for each axis; by default, by its
+            size.
+        **keras_options: those of every Keras layer, such as `name`.
+
+    Returns:
+        A layer. It takes inputs of shape `(batch, *n, channels)` and returns
+        `(batch, *m, channels)` with `m = (n + pads - k) // s + 1`.
+
+    Raises:
+        ValueError: if an option is not as above.
+        ShapeError: when called on an input of another shape, such as one image without a batch
+            axis, or smaller than the window.
+
+    Example:
+        >>> MaxPool((2, 2))(np.ones((8, 28, 28, 16))).shape
+        TensorShape([8, 14, 14, 16])
+        >>> MaxPool((5,), pad=2, stride=(3,))
+        MaxPool((5,), pad=2, stride=3)
+
+    Source: Flux's `MaxPool`.
+    """
+
+    operation, filler = staticmethod(tf.nn.max_pool), -math.inf
+
+
+@keras.saving.register_keras_serializable(package="fluxkeras")
+class MeanPool(Pool):
+    """The mean of each window, for each channel.
+
+    `y[i] = sum(x[s * i + a] for a in range(k)) / k` with windows of size `k` and a stride of `s`,
+    over each axis; what surrounds the input is 0, and counts.
+
+    Args:
+        window: the size of the windows, a tuple of one number for each axis, up to three.
+        pad: how many zeros surround the input: a number, one for each axis, two for each axis
+            (before and after), or `SamePad()`.
+        stride: by how much the window moves on: a number, or one for each axis; by default, by its
+            size.
+        **keras_options: those of every Keras layer, such as `name`.
+
+    Returns:
+        A layer. It takes inputs of shape `(batch, *n, channels)` and returns
+        `(batch, *m, channels)` with `m = (n + pads - k) // s + 1`.
+
+    Raises:
+        ValueError, ShapeError: as `MaxPool`.
+
+    Example:
+        >>> x = np.reshape([1.0, 3, 5, 7], (1, 4, 1))
+        >>> MeanPool((2,))(x).numpy().ravel().tolist()
+        [2.0, 6.0]
+        >>> MeanPool((2,), pad=1)(x).numpy().ravel().tolist()
+        [0.5, 4.0, 3.5]
+
+    Source: Flux's `MeanPool`. Keras's, with `padding="same"`, leaves the padding out of the mean.
+    """
+
+    operation, filler = staticmethod(tf.nn.avg_pool), 0.0
+
+
+# --- Outputs of one size -------------------------------------------------------------------------
+
+
+class AdaptivePool(SpatialLayer):
+    """What `AdaptiveMaxPool` and `AdaptiveMeanPool` share."""
+
+    operation: Callable[..., Tensor]
+
+    def __init__(self, out: Sequence[int], **keras_options: Any) -> None:
+        super().__init__(**keras_options)
+        self.out = checked_window(type(self).__name__, out)
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        x = batch_of_images(self, x, len(self.out))
+        inner = tuple(x.shape)[1:-1]
+        if any(n is None or n < o for n, o in zip(inner, self.out, strict=True)):
+            raise ShapeError(
+                f"{self} expects inputs of a known size, at least its own, got {tuple(x.shape)}."
+            )
+        stride = tuple(n // o for n, o in zip(inner, self.out, strict=True))
+        moves = zip(inner, self.out, stride, strict=True)
+        return pool(x, self.operation, tuple(n - (o - 1) * s for n, o, s in moves), stride)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"out": self.out}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.out})"
+
+    __str__ = __repr__
+
+
+@keras.saving.register_keras_serializable(package="fluxkeras")
+class AdaptiveMaxPool(AdaptivePool):
+    """The largest numbers of windows that are as large as an output of a fixed size needs.
+
+    `MaxPool(n - (out - 1) * (n // out), stride=n // out)` for an input of size `n`, over each axis
+
+    Args:
+        out: the size of the output, a tuple of one number for each axis, up to three.
+        **keras_options: those of every Keras layer, such as `name`.
+
+    Returns:
+        A layer. It takes inputs of shape `(batch, *n, channels)` and returns
+        `(batch, *out, channels)`.
+
+    Raises:
+        ValueError: if `out` is not such a tuple.
+        ShapeError: when called on an input of another shape, or smaller than `out`.
+
+    Example:
+        >>> AdaptiveMaxPool((25, 25))(np.ones((1, 100, 77, 3))).shape
+        TensorShape([1, 25, 25, 3])
+
+    Source: Flux's `AdaptiveMaxPool`. The windows of Keras's are others where `n` is no multiple of
+        `out`.
+    """
+
+    operation = staticmethod(tf.nn.max_pool)
+
+
+@keras.saving.register_keras_serializable(package="fluxkeras")
+class AdaptiveMeanPool(AdaptivePool):
+    """The means of windows that are as large as an output of a fixed size needs.
+
+    `MeanPool(n - (out - 1) * (n // out), stride=n // out)` for an input of size `n`, over each axis
+
+    Args:
+        out: the size of the output, a tuple of one number for each axis, up to three.
+        **keras_options: those of every Keras layer, such as `name`.
+
+    Returns:
+        A layer. It takes inputs of shape `(batch, *n, channels)` and returns
+        `(batch, *out, channels)`.
+
+    Raises:
+        ValueError, ShapeError: as `AdaptiveMaxPool`.
+
+    Example:
+        >>> x = np.reshape([1.0, 2, 3, 4, 5], (1, 5, 1))
+        >>> AdaptiveMeanPool((2,))(x).numpy().ravel().tolist()
+        [2.0, 4.0]
+
+    Source: Flux's `AdaptiveMeanPool`. The windows of Keras's are others where `n` is no multiple of
+        `out`.
+    """
+
+    operation = staticmethod(tf.nn.avg_pool)
+
+
+# --- One number for each channel -----------------------------------------------------------------
+
+
+class GlobalPool(SpatialLayer):
+    """What `GlobalMaxPool` and `GlobalMeanPool` share."""
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        if len(x.shape) < 3:
+            raise ShapeError(
+                f"{self} expects inputs of shape (batch, …, channels), got {tuple(x.shape)}."
+            )
+        return self.reduce(tf.cast(x, self.compute_dtype), tuple(range(1, len(x.shape) - 1)))
+
+    def reduce(self, x: Tensor, axes: Numbers) -> Tensor:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    __str__ = __repr__
+
+
+@keras.saving.register_keras_serializable(package="fluxkeras")
+class GlobalMaxPool(GlobalPool):
+    """The largest number of each channel.
+
+    `max(x, axis=(1, …, -2), keepdims=True)`
+
+    Args:
+        **keras_options: those of every Keras layer, such as `name`.
+
+    Returns:
+        A layer. It takes inputs of shape `(batch, *n, channels)`, of any number of axes `n`, and
+        returns `(batch, *1, channels)`.
+
+    Raises:
+        ShapeError: when called on an input of fewer than three axes.
+
+    Example:
+        >>> GlobalMaxPool()(np.ones((8, 28, 28, 16))).shape
+        TensorShape([8, 1, 1, 16])
+
+    Source: Flux's `GlobalMaxPool`. Keras's drops the axes unless told to keep them.
+    """
+
+    def reduce(self, x: Tensor, axes: Numbers) -> Tensor:
+        return tf.reduce_max(x, axes, keepdims=True)
+
+
+@keras.saving.register_keras_serializable(package="fluxkeras")
+class GlobalMeanPool(GlobalPool):
+    """The mean of each channel.
+
+    `mean(x, axis=(1, …, -2), keepdims=True)`
+
+    Args:
+        **keras_options: those of every Keras layer, such as `name`.
+
+    Returns:
+        A layer. It takes inputs of shape `(batch, *n, channels)`, of any number of axes `n`, and
+        returns `(batch, *1, channels)`.
+
+    Raises:
+        ShapeError: when called on an input of fewer than three axes.
+
+    Example:
+        >>> x = np.reshape([1.0, 3, 5, 7], (1, 4, 1))
+        >>> GlobalMeanPool()(x).numpy().tolist()
+        [[[4.0]]]
+
+    Source: Flux's `GlobalMeanPool`. Keras's drops the axes unless told to keep them.
+    """
+
+    def reduce(self, x: Tensor, axes: Numbers) -> Tensor:
+        return tf.reduce_mean(x, axes, keepdims=True)
