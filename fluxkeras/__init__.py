@@ -42,6 +42,7 @@ from fluxkeras.data import *
 from fluxkeras.triggers import *
 from fluxkeras.layers.core import *
 from fluxkeras.layers.containers import *
+from fluxkeras.layers.windows import *
 from fluxkeras.layers.conv import *
 from fluxkeras.layers.pooling import *
 from fluxkeras.layers.dropout import *

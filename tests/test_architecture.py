@@ -20,7 +20,7 @@ ROWS = [
     ["conversions", "adaptive_rules", "adam_rules", "rule_chain", "rule_state"],
     ["layers.printing", "training.callbacks", "training.history", "training.progress"],
     ["layers.base", "layers.arguments", "layers.saving"],
-    ["layers.composite"],
+    ["layers.composite", "layers.windows"],
     ["layers.core", "layers.containers", "training.captures", "training.batch", "training.tuner"],
     ["layers.conv", "layers.dropout", "layers.cells", "training.blocks", "training.independence"],
     ["layers.recurrent", "layers.attention", "layers.pooling", "training.feed", "training.objective"],

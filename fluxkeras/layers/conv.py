@@ -1,146 +1,33 @@
-"""Conv and its kin: kernels that move over one, two or three axes, and how they step and pad."""
+"""Conv and its kin: kernels that move over one, two or three axes."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from fluxkeras.checks import ShapeError
-from fluxkeras.layers.core import FluxLayer
+from fluxkeras.layers.arguments import Arguments
 from fluxkeras.layers.printing import describe
+from fluxkeras.layers.saving import loaded, saved
+from fluxkeras.layers.windows import (
+    Numbers,
+    SamePad,
+    SpatialLayer,
+    Tensor,
+    batch_of_images,
+    expect_room,
+    framed,
+    options,
+    paddings,
+    pairs,
+    per_axis,
+    sizes,
+)
 
-__all__ = ["Conv", "ConvTranspose", "CrossCor", "DepthwiseConv", "SamePad"]
+__all__ = ["Conv", "ConvTranspose", "CrossCor", "DepthwiseConv"]
 
-Tensor: TypeAlias = Any
-Numbers: TypeAlias = tuple[int, ...]
-
-AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
 FORMATS = {1: "NWC", 2: "NHWC", 3: "NDHWC"}
-
-
-# --- How windows step and pad --------------------------------------------------------------------
-
-
-class SamePad:
-    """As padding: as much as leaves the size of the input, where the stride is 1.
-
-    `d * (k - 1)` zeros along an axis with a window of `k` and a dilation of `d`, of which the
-    larger half comes first. With a stride of `s`, a size of `n` becomes `ceil(n / s)`; that of
-    `ConvTranspose`, which takes away `d * (k - s)`, becomes `n * s` if `d` is 1.
-
-    Returns:
-        What the layers with windows take as `pad`.
-
-    Example:
-        >>> Conv((3, 3), 1, 16, pad=SamePad())
-        Conv((3, 3), 1, 16, pad=1)
-        >>> Conv((4,), 1, 16, pad=SamePad())
-        Conv((4,), 1, 16, pad=(2, 1))
-
-    Source: Flux's `SamePad`. Keras's `padding="same"` puts the larger half last, and depends on the
-        stride and the size: its numbers differ for even windows and for strides above 1.
-    """
-
-    def of(self, size: Numbers, dilation: Numbers, step: Numbers) -> Numbers:
-        """The zeros before and after each axis."""
-        totals = [d * (k - s) for k, d, s in zip(size, dilation, step, strict=True)]
-        return tuple(half for total in totals for half in (total - total // 2, total // 2))
-
-    def __repr__(self) -> str:
-        return "SamePad()"
-
-
-def checked_window(owner: str, size: Any) -> Numbers:
-    """The size of a window, one number for each of the axes that it moves over."""
-    if not isinstance(size, tuple | list) or not 1 <= len(size) <= 3:
-        raise ValueError(
-            f"{owner} expects a window of one, two or three sizes, got {describe(size)}. "
-            f"Write {owner}((3, 3), …)."
-        )
-    return per_axis(owner, "window", size, len(size))
-
-
-def per_axis(owner: str, name: str, given: Any, axes: int, least: int = 1) -> Numbers:
-    """One number for each axis, where one may be given for all."""
-    numbers = tuple(given) if isinstance(given, tuple | list) else (given,) * axes
-    if len(numbers) != axes or not all(is_whole(n) and n >= least for n in numbers):
-        raise ValueError(
-            f"{owner} expects {name} to be a whole number from {least}, or {axes} of them, "
-            f"got {describe(given)}."
-        )
-    return tuple(map(int, numbers))
-
-
-def paddings(owner: str, given: Any, axes: int) -> Numbers:
-    """How much is added before and after each axis, where one number may be given for both."""
-    numbers = tuple(given) if isinstance(given, tuple | list) else (given,) * axes
-    if len(numbers) == axes:
-        numbers = tuple(n for n in numbers for _ in range(2))
-    if len(numbers) != 2 * axes or not all(is_whole(n) and n >= 0 for n in numbers):
-        raise ValueError(
-            f"{owner} expects pad to be a whole number from 0, {axes} of them, or {2 * axes}: one "
-            f"before and one after each axis; got {describe(given)}."
-        )
-    return tuple(map(int, numbers))
-
-
-def is_whole(number: Any) -> bool:
-    return isinstance(number, int | np.integer) and not isinstance(number, bool)
-
-
-def pairs(numbers: Numbers) -> list[tuple[int, int]]:
-    """The paddings of each axis."""
-    return list(zip(numbers[::2], numbers[1::2], strict=True))
-
-
-def padded(x: Tensor, pad: Numbers, value: float = 0) -> Tensor:
-    """`x` with its inner axes grown."""
-    return tf.pad(x, [(0, 0), *pairs(pad), (0, 0)], constant_values=value) if any(pad) else x
-
-
-def sizes(x: Tensor) -> list[Any]:
-    """The shape of `x`: numbers where they are known, else tensors."""
-    known = zip(tuple(x.shape), tf.unstack(tf.shape(x)), strict=True)
-    return [dynamic if n is None else n for n, dynamic in known]
-
-
-def batch_of_images(layer: Any, x: Tensor, axes: int, channels: int | None = None) -> Tensor:
-    """`x` in the dtype of the layer, if it has a batch axis, `axes` others, and the channels."""
-    shape = tuple(x.shape)
-    fits = channels is None or shape[-1:] in ((channels,), (None,))
-    if len(shape) != axes + 2 or not fits:
-        remedy = ""
-        if len(shape) == axes + 1 and fits:
-            remedy = " Give a single input a batch axis: x[None]."
-        raise ShapeError(
-            f"{layer} expects inputs of shape (batch, {AXES[axes]}, {channels or 'channels'}), "
-            f"got {shape}.{remedy}"
-        )
-    return tf.cast(x, layer.compute_dtype)
-
-
-def room_for(layer: Any, size: Sequence[int], pad: Numbers, x: Tensor) -> None:
-    """Raise an error if a window is larger than what it moves over."""
-    shape = tuple(x.shape)
-    spare = [sum(p) - k for p, k in zip(pairs(pad), size, strict=True)]
-    if any(n is not None and n + s < 0 for n, s in zip(shape[1:-1], spare, strict=True)):
-        least = ", ".join(str(max(-s, 1)) for s in spare)
-        raise ShapeError(
-            f"{layer} expects inputs of at least ({least}) between batch and channels, got {shape}."
-        )
-
-
-def options(**given: tuple[Any, Any]) -> list[str]:
-    """How those options print that are not as by default: `(value, default)` of each."""
-    words = []
-    for name, (value, default) in given.items():
-        is_uniform = isinstance(value, tuple) and len(set(value)) == 1
-        value = value[0] if is_uniform else value
-        if value != default:
-            words.append(f"{name}={value}")
-    return words
 
 
 # --- Operations ----------------------------------------------------------------------------------
@@ -195,18 +82,7 @@ def in_groups(operation: Callable[..., Tensor], x: Tensor, kernel: Tensor, group
     return tf.concat([operation(*share) for share in shares], axis=-1)
 
 
-# --- Layers --------------------------------------------------------------------------------------
-
-
-class SpatialLayer(FluxLayer, keras.Layer):
-    """A layer of images: shapes without a batch axis, or that do not fit, are errors of `call`."""
-
-    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        # By tracing `call`, which checks; Keras would ask `compute_output_shape`, which asks here.
-        return keras.Operation.compute_output_spec(self, *args, **kwargs)
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        return self.compute_output_spec(keras.KerasTensor(input_shape)).shape
+# --- Layers ---------------------------------------------------------------------------------------
 
 
 @keras.saving.register_keras_serializable(package="fluxkeras")
@@ -260,7 +136,6 @@ class Conv(SpatialLayer):
 
     def __init__(
         self,
-        filter: Any,
         *sizes: Any,
         stride: int | Sequence[int] = 1,
         pad: int | Sequence[int] | SamePad = 0,
@@ -272,24 +147,27 @@ class Conv(SpatialLayer):
         **keras_options: Any,
     ) -> None:
         super().__init__(**keras_options)
-        kind, weight = type(self).__name__, None
-        if hasattr(filter, "shape"):
-            weight = filter
-            filter, sizes, bias = self._sizes_of(weight, sizes, groups, bias)
-        self.filter = checked_window(kind, filter)
-        self.input_channels, self.output_channels, given = _channels(kind, sizes)
-        self.activation = keras.activations.get(given or activation)
+        kind = type(self).__name__
+        given = _arguments(kind, sizes, bias)
+        *size, inputs, outputs = given.sizes
+        self.filter: Numbers = tuple(size)
+        self.groups = per_axis(kind, "groups", groups, 1)[0]
+        if given.weight is not None:
+            inputs, outputs = self.channels_of(given.sizes)
+        self.input_channels, self.output_channels = inputs, outputs
+        if inputs % self.groups or outputs % self.groups:
+            raise ValueError(
+                f"{kind} expects groups to divide the channels, {inputs} => {outputs}, "
+                f"got {groups}."
+            )
+        self.activation = keras.activations.get(given.activation or activation)
         self.stride = per_axis(kind, "stride", stride, self.axes)
         self.dilation = per_axis(kind, "dilation", dilation, self.axes)
-        self.pad = self.same(pad) if isinstance(pad, SamePad) else paddings(kind, pad, self.axes)
-        self.groups = _groups(kind, groups, self.input_channels, self.output_channels)
-        start = _bias(kind, bias, self.output_channels)
-        self.use_bias = start is not None
+        self.pad = paddings(kind, self.same(pad) if isinstance(pad, SamePad) else pad, self.axes)
+        self.use_bias = given.bias is not False
         self.init = keras.initializers.get(init)
         self.build((None, *(None,) * self.axes, self.input_channels))
-        for variable, value in (self.kernel, weight), (self.bias, start):
-            if value is not None:
-                variable.assign(value)
+        given.fill(self, self.kernel, self.bias)
 
     @property
     def axes(self) -> int:
@@ -297,13 +175,17 @@ class Conv(SpatialLayer):
         return len(self.filter)
 
     @property
+    def reach(self) -> Numbers:
+        """How many numbers the kernel covers, those between its own among them."""
+        return tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.filter, strict=True))
+
+    @property
     def kernel_shape(self) -> Numbers:
         return (*self.filter, self.input_channels // self.groups, self.output_channels)
 
-    @staticmethod
-    def channels_of(kernel_shape: Numbers, groups: int) -> Numbers:
-        """How many channels the input and the output of such a kernel have."""
-        return kernel_shape[-2] * groups, kernel_shape[-1]
+    def channels_of(self, kernel_shape: Numbers) -> tuple[int, int]:
+        """How many channels the input and the output of a kernel have."""
+        return kernel_shape[-2] * self.groups, kernel_shape[-1]
 
     def build(self, input_shape: Any) -> None:
         if self.built:
@@ -325,9 +207,8 @@ class Conv(SpatialLayer):
 
     def correlate(self, x: Tensor, kernel: Tensor) -> Tensor:
         """The same for a kernel that is turned round already."""
-        reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.filter, strict=True)]
-        room_for(self, reach, self.pad, x)
-        x, steps = padded(x, self.pad), (self.stride, self.dilation)
+        expect_room(self, x, [r - sum(p) for r, p in zip(self.reach, pairs(self.pad), strict=True)])
+        x, steps = framed(x, self.pad), (self.stride, self.dilation)
         # What TensorFlow has for single channels takes one stride for both axes.
         is_simple = self.axes < 3 and len(set(self.stride)) == 1
         if 1 < self.groups == self.input_channels and is_simple:
@@ -336,9 +217,8 @@ class Conv(SpatialLayer):
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
-            "filter": self.filter,
-            "sizes": (self.input_channels, self.output_channels),
-            "activation": keras.activations.serialize(self.activation),
+            "sizes": (self.filter, self.input_channels, self.output_channels),
+            "activation": saved(self.activation, "activation", self),
             "stride": self.stride,
             "pad": self.pad,
             "dilation": self.dilation,
@@ -349,7 +229,8 @@ class Conv(SpatialLayer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Conv":
-        return cls(config.pop("filter"), *config.pop("sizes"), **config)
+        config["activation"] = loaded(config["activation"])
+        return cls(*config.pop("sizes"), **config)
 
     def __repr__(self) -> str:
         return self._call(", ")
@@ -375,50 +256,22 @@ class Conv(SpatialLayer):
     def same(self, pad: SamePad) -> Numbers:
         return pad.of(self.filter, self.dilation, (1,) * self.axes)
 
-    def _sizes_of(self, weight: Any, rest: tuple[Any, ...], groups: Any, bias: Any) -> Any:
-        """What a kernel and what follows it say: the filter, the sizes with σ, and the bias."""
-        kind, shape = type(self).__name__, tuple(weight.shape)
-        if not 3 <= len(shape) <= 5 or len(rest) > 2:
-            raise ValueError(
-                f"{kind} expects a kernel of three to five axes, a bias and an activation, got a "
-                f"kernel of shape {shape} and {len(rest)} more. Write {kind}(kernel, bias, relu)."
-            )
-        bias, activation = [*rest, *[bias, None][len(rest) :]]
-        channels = self.channels_of(shape, groups if is_whole(groups) else 1)
-        return shape[:-2], (*channels, activation), bias
 
-
-def _channels(kind: str, sizes: tuple[Any, ...]) -> tuple[int, int, Any]:
-    if sizes and isinstance(sizes[0], tuple | list):
-        sizes = (*sizes[0], *sizes[1:])
-    if [is_whole(n) and n > 0 for n in sizes[:2]] != [True, True] or len(sizes) > 3:
-        words = ", ".join(map(describe, sizes))
+def _arguments(kind: str, given: tuple[Any, ...], bias: Any) -> Arguments:
+    arguments = Arguments.of(given, bias)
+    if arguments is None or not _are_those_of_a_kernel(arguments, given[0]):
+        words = ", ".join("an array" if hasattr(a, "shape") else describe(a) for a in given)
         raise ValueError(
-            f"{kind} expects two numbers of channels and an activation after the filter, got "
-            f"({words}). Write {kind}((3, 3), 1, 16, relu)."
+            f"{kind} expects a filter of one to three axes, two numbers of channels and an "
+            f"activation, got ({words}). Write {kind}((3, 3), 1, 16, relu)."
         )
-    inputs, outputs, activation = (*sizes, None)[:3]
-    return int(inputs), int(outputs), activation
+    return arguments
 
 
-def _groups(kind: str, groups: Any, inputs: int, outputs: int) -> int:
-    if not is_whole(groups) or groups < 1 or inputs % groups or outputs % groups:
-        raise ValueError(
-            f"{kind} expects groups to divide the channels, {inputs} => {outputs}, got {groups}."
-        )
-    return int(groups)
-
-
-def _bias(kind: str, bias: Any, outputs: int) -> Any:
-    """How the bias starts; None if there is none."""
-    if isinstance(bias, bool | np.bool_):
-        return np.zeros(outputs) if bias else None
-    if np.shape(bias) != (outputs,):
-        raise ShapeError(
-            f"{kind} expects bias to be True, False, or of shape ({outputs},), got "
-            f"{describe(bias) if np.ndim(bias) == 0 else np.shape(bias)}."
-        )
-    return bias
+def _are_those_of_a_kernel(arguments: Arguments, first: Any) -> bool:
+    axes = len(arguments.sizes) - 2
+    is_filter = isinstance(first, tuple | list) and len(first) == axes
+    return axes in FORMATS and (is_filter or arguments.weight is not None)
 
 
 @keras.saving.register_keras_serializable(package="fluxkeras")
@@ -490,39 +343,25 @@ class ConvTranspose(Conv):
         knows no groups.
     """
 
-    def __init__(
-        self, filter: Any, *sizes: Any, outpad: int | Sequence[int] = 0, **options: Any
-    ) -> None:
-        super().__init__(filter, *sizes, **options)
+    def __init__(self, *sizes: Any, outpad: int | Sequence[int] = 0, **options: Any) -> None:
+        super().__init__(*sizes, **options)
         self.outpad = per_axis("ConvTranspose", "outpad", outpad, self.axes, least=0)
 
     @property
     def kernel_shape(self) -> Numbers:
         return (*self.filter, self.output_channels // self.groups, self.input_channels)
 
-    @staticmethod
-    def channels_of(kernel_shape: Numbers, groups: int) -> Numbers:
-        return kernel_shape[-1], kernel_shape[-2] * groups
+    def channels_of(self, kernel_shape: Numbers) -> tuple[int, int]:
+        return kernel_shape[-1], kernel_shape[-2] * self.groups
 
     def convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
+        ends = zip(pairs(self.pad), self.outpad, strict=True)
+        edges = [(-low, more - high) for (low, high), more in ends]
+        moves = zip(edges, self.reach, self.stride, strict=True)
+        expect_room(self, x, [(s - r - sum(e)) // s + 1 for e, r, s in moves])
         kernel = spread(tf.reverse(kernel, range(self.axes)), self.dilation)
         y = in_groups(lambda x, w: scatter(x, w, self.stride), x, kernel, self.groups)
-        return self._cut(y)
-
-    def _cut(self, y: Tensor) -> Tensor:
-        """`y` without its padding; where `outpad` wants more than there is, zeros are added."""
-        edges = [
-            (low, high - o) for (low, high), o in zip(pairs(self.pad), self.outpad, strict=True)
-        ]
-        known = zip(tuple(y.shape)[1:-1], edges, strict=True)
-        if any(n is not None and n <= sum(edge) for n, edge in known):
-            raise ShapeError(
-                f"{self} expects inputs of which its pad leaves something, got outputs of shape "
-                f"{tuple(y.shape)} before padding."
-            )
-        inner = [slice(max(low, 0), -high if high > 0 else None) for low, high in edges]
-        grown = [n for low, high in edges for n in (max(-low, 0), max(-high, 0))]
-        return padded(y[(slice(None), *inner)], tuple(grown))
+        return framed(y, tuple(n for edge in edges for n in edge))
 
     def same(self, pad: SamePad) -> Numbers:
         return pad.of(self.filter, self.dilation, self.stride)
@@ -557,5 +396,5 @@ def DepthwiseConv(filter: Sequence[int], *sizes: Any, **options: Any) -> Conv:
 
     Source: Flux's `DepthwiseConv`.
     """
-    inputs, *_ = _channels("DepthwiseConv", sizes)
+    inputs = _arguments("DepthwiseConv", (filter, *sizes), True).sizes[-2]
     return Conv(filter, *sizes, groups=inputs, **options)

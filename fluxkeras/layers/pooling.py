@@ -2,23 +2,25 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from fluxkeras.checks import ShapeError
-from fluxkeras.layers.conv import (
+from fluxkeras.layers.windows import (
     Numbers,
     SamePad,
     SpatialLayer,
+    Tensor,
     batch_of_images,
     checked_window,
+    expect_room,
+    framed,
     options,
-    padded,
     paddings,
+    pairs,
     per_axis,
-    room_for,
     sizes,
 )
 
@@ -30,8 +32,6 @@ __all__ = [
     "MaxPool",
     "MeanPool",
 ]
-
-Tensor: TypeAlias = Any
 
 
 def pool(x: Tensor, operation: Callable[..., Tensor], size: Numbers, stride: Numbers) -> Tensor:
@@ -75,8 +75,10 @@ class Pool(SpatialLayer):
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         x = batch_of_images(self, x, len(self.window))
-        room_for(self, self.window, self.pad, x)
-        return pool(padded(x, self.pad, self.filler), self.operation, self.window, self.stride)
+        expect_room(
+            self, x, [k - sum(p) for k, p in zip(self.window, pairs(self.pad), strict=True)]
+        )
+        return pool(framed(x, self.pad, self.filler), self.operation, self.window, self.stride)
 
     def get_config(self) -> dict[str, Any]:
         own = {"window": self.window, "pad": self.pad, "stride": self.stride}

@@ -321,8 +321,8 @@ def test_adaptive_pools_want_to_know_the_size():
         ),
         (
             lambda: MaxPool((2, 2), pad=(1, 2, 3)),
-            "MaxPool expects pad to be a whole number from 0, 2 of them, or 4: one before and one "
-            "after each axis; got (1, 2, 3).",
+            "MaxPool expects pad to be a whole number, 2 of them, or 4: one before and one after "
+            "each axis; got (1, 2, 3).",
         ),
     ],
 )
