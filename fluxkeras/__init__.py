@@ -41,7 +41,9 @@ from fluxkeras.observations import *
 from fluxkeras.data import *
 from fluxkeras.triggers import *
 from fluxkeras.layers.core import *
+from fluxkeras.layers.basic import *
 from fluxkeras.layers.containers import *
+from fluxkeras.layers.models import *
 from fluxkeras.layers.windows import *
 from fluxkeras.layers.conv import *
 from fluxkeras.layers.pooling import *

@@ -22,10 +22,15 @@ class FluxLayer:
 
 
 def as_array(x: Any) -> Any:
-    """Numbers and lists of numbers as arrays, also within a tuple."""
+    """Numbers and lists of numbers as arrays, also within a tuple; uneven lists as several."""
     if isinstance(x, tuple):
         return tuple(map(as_array, x))
-    return np.asarray(x) if isinstance(x, Number) or is_nested_list(x) else x
+    if isinstance(x, Number) or is_nested_list(x):
+        try:
+            return np.asarray(x)
+        except ValueError:
+            return [as_array(part) for part in x]
+    return x
 
 
 class Switchable(FluxLayer):
