@@ -160,7 +160,7 @@ def _converted(model: Any, dtype: str) -> Any:
             return _variable(part, dtype)
         if isinstance(part, np.ndarray | np.generic):
             return part.astype(dtype) if part.dtype.kind == "f" else part
-        if tf.is_tensor(part):
+        if isinstance(part, tf.Tensor):
             return tf.cast(part, dtype) if part.dtype.is_floating else part
         if variables := parts_of(tree_of(part)):
             raise TypeError(
@@ -214,8 +214,10 @@ def _variable(variable: Any, dtype: str) -> Any:
 
 
 def _on(device: str, x: Any) -> Any:
+    kinds = tf.Tensor if device == "CPU:0" else tf.Tensor | np.ndarray
+
     def moved(part: Any) -> Any:
-        if not tf.is_tensor(part) and not (device != "CPU:0" and isinstance(part, np.ndarray)):
+        if not isinstance(part, kinds):
             return part
         with tf.device(device):
             return tf.identity(part)
@@ -226,8 +228,8 @@ def _on(device: str, x: Any) -> Any:
 def _devices(part: Any) -> list[str]:
     if isinstance(part, np.ndarray):
         return ["CPU:0"]
-    if not tf.is_tensor(part):
-        variables = parts_of(tree_of(part))
-        return [device for v in variables for device in _devices(tf.convert_to_tensor(raw(v)))]
+    if not isinstance(part, tf.Tensor):
+        values = [tf.convert_to_tensor(raw(v)) for v in parts_of(tree_of(part))]
+        return [device for value in values for device in _devices(value)]
     spec = tf.DeviceSpec.from_string(part.device)
     return [f"{spec.device_type}:{spec.device_index}"] if spec.device_type else []

@@ -6,7 +6,7 @@ import itertools
 import math
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import keras
 import numpy as np
@@ -248,10 +248,10 @@ def _matched(dst: Tree, src: Tree, place: str) -> Iterator[tuple[Variable, Any, 
         yield dst, src, place
         return
     if isinstance(dst, Variable) or isinstance(src, ARRAYS):
-        raise _other_structure(dst, src, place)
+        _refuse(dst, src, place)
     dst, src = _with_bias(dst, src), _with_bias(src, dst)
     if set(_names(dst)) != set(_names(src)):
-        raise _other_structure(dst, src, place)
+        _refuse(dst, src, place)
     for name in _names(dst):
         if dst[name] is None:
             if np.any(src[name]):
@@ -268,12 +268,14 @@ def _matched(dst: Tree, src: Tree, place: str) -> Iterator[tuple[Variable, Any, 
 def _with_bias(tree: Tree, other: Tree) -> Tree:
     """With None for a bias that only the other one has."""
     has_bias = isinstance(other, Mapping) and isinstance(other.get("bias"), ARRAYS)
-    can_have = isinstance(tree, Mapping) or not tree
-    return {"bias": None, **(tree or {})} if has_bias and can_have else tree
+    if not has_bias or (tree and not isinstance(tree, Mapping)):
+        return tree
+    parts = dict(tree or {})
+    return {**parts, "bias": parts.get("bias")}
 
 
-def _other_structure(dst: Tree, src: Tree, place: str) -> ValueError:
-    return ValueError(
+def _refuse(dst: Tree, src: Tree, place: str) -> NoReturn:
+    raise ValueError(
         f"loadmodel expects {_described(dst)} at {place or 'its root'}, got {_described(src)}."
     )
 

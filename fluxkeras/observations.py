@@ -251,9 +251,7 @@ def joinobs(*datas: Any) -> Any:
 
 def _joined(parts: list[Any]) -> np.ndarray:
     if any(isinstance(part, Mapped) for part in parts):
-        raise TypeError(
-            "joinobs expects arrays, got mapobs(…). Join first, and map what is joined."
-        )
+        raise TypeError("joinobs expects arrays, got mapobs(…). Map what is joined instead.")
     return np.concatenate(parts)
 
 

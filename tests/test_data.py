@@ -1,13 +1,16 @@
 import collections
 import gc
 import itertools
+import json
 import re
 import threading
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from fluxkeras import DataLoader, prefetch, repeated
+from fluxkeras import DataLoader, eachobs, prefetch, repeated
 
 Point = collections.namedtuple("Point", "x y")
 
@@ -180,6 +183,199 @@ def test_what_has_no_first_axis_is_refused(data, bad):
 
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         DataLoader(data)
+
+
+def as_lists(batches):
+    return [tuple(part.tolist() for part in batch) for batch in batches]
+
+
+def test_single_samples_come_without_a_batch_axis():
+    data = DataLoader({"x": X, "y": Y}, -1)
+
+    assert len(data) == 11
+    for i, sample in enumerate(data):
+        assert sample["x"].shape == (2,) and sample["y"] == i
+
+
+def test_eachobs_gives_single_samples_unless_it_is_told_otherwise():
+    assert [int(y) for y in eachobs(Y)] == list(range(11))
+    assert [batch.tolist() for batch in eachobs(Y[:3], 2)] == [[0, 1], [2]]
+    assert eachobs(Y, shuffle=True, partial=False).shuffle
+
+
+@pytest.mark.parametrize("data", [tf.constant(X), list(range(11)), range(11)])
+def test_tensors_and_lists_become_arrays(data):
+    np.testing.assert_array_equal(next(iter(DataLoader(data, 4))), np.asarray(data)[:4])
+
+
+@pytest.mark.parametrize(
+    ("collate", "expected"),
+    [
+        (False, lambda batch: [(X[i], Y[i]) for i in batch]),
+        (True, lambda batch: (X[batch], Y[batch])),
+        (lambda batch: [int(y) for _, y in batch], lambda batch: [int(i) for i in batch]),
+    ],
+)
+def test_collate_makes_the_batches(collate, expected):
+    data = DataLoader((X, Y), 4, collate=collate)
+
+    assert len(data) == 3
+    for found, start in zip(data, range(0, 11, 4), strict=True):
+        keras.tree.map_structure(
+            np.testing.assert_array_equal, found, expected(Y[start : start + 4])
+        )
+
+
+def test_collate_joins_texts():
+    assert next(iter(DataLoader(list("abcd"), 2, collate="".join))) == "ab"
+
+
+@pytest.mark.parametrize("options", [{"collate": True}, {"batchsize": -1}])
+def test_who_gathers_rows_is_told_where_batches_are_made_otherwise(options):
+    assert not any(isinstance(a, np.ndarray) for a in DataLoader((X, Y), **options).arrays)
+
+
+@pytest.mark.parametrize("batchsize", [3, -1])
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+def test_threads_give_the_same_batches(batchsize, num_workers):
+    options = {"batchsize": batchsize, "shuffle": True, "rng": 1}
+    parallel = DataLoader((X, Y), parallel=True, num_workers=num_workers, **options)
+
+    alone = DataLoader((X, Y), **options)
+    for _ in range(2):
+        for a, b in zip(parallel, alone, strict=True):
+            np.testing.assert_array_equal(a[0], b[0])
+    gc.collect()
+    assert readers() == []
+
+
+def test_threads_run_beside_each_other():
+    barrier = threading.Barrier(3, timeout=10)
+
+    def waits_for_two_others(samples):
+        barrier.wait()
+        return samples
+
+    data = DataLoader(Y[:6], 2, collate=waits_for_two_others, parallel=True, num_workers=3)
+
+    assert [[int(y) for y in batch] for batch in data] == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_an_error_in_a_thread_comes_up_at_its_place():
+    def fails_at_4(samples):
+        return samples if 4 not in samples else 1 / 0
+
+    batches = iter(DataLoader(Y, 2, collate=fails_at_4, parallel=True))
+
+    assert [len(next(batches)), len(next(batches))] == [2, 2]
+    with pytest.raises(ZeroDivisionError):
+        next(batches)
+
+
+@pytest.mark.parametrize("options", [{"collate": 3}, {"num_workers": -1}, {"num_workers": 1.5}])
+def test_options_that_mean_nothing_are_refused(options):
+    (name,) = options
+    wanted = {"collate": "collate to be a function", "num_workers": "num_workers, a whole number"}
+
+    with pytest.raises((TypeError, ValueError), match=f"^DataLoader expects {wanted[name]}"):
+        DataLoader(X, **options)
+
+
+def test_without_a_seed_the_global_one_governs():
+    orders = []
+    for _ in range(2):
+        keras.utils.set_random_seed(3)
+        orders.append(np.concatenate(list(DataLoader(Y, 4, shuffle=True))).tolist())
+
+    assert orders[0] == orders[1] != sorted(orders[0])
+
+
+# --- state ----------------------------------------------------------------------------------------
+
+LOADERS = {
+    "plain": {},
+    "shuffled": {"shuffle": True},
+    "shuffled, whole batches": {"shuffle": True, "partial": False},
+    "shuffled, one by one": {"shuffle": True, "batchsize": -1},
+    "parallel": {"shuffle": True, "parallel": True},
+    "collated": {"shuffle": True, "collate": True},
+}
+
+
+@pytest.mark.parametrize("given", [0, 1, 2, 3, 4, 7])
+@pytest.mark.parametrize("options", LOADERS.values(), ids=LOADERS)
+def test_another_loader_goes_on_where_a_state_was_taken(options, given):
+    options = {"batchsize": 4, **options}
+    data = DataLoader((X, Y), rng=1, **options)
+    batches = itertools.chain.from_iterable(data for _ in range(20))
+    list(itertools.islice(batches, given))
+
+    state = json.loads(json.dumps(data.state()))
+    expected = as_lists(itertools.islice(batches, 25))
+    again = DataLoader((X, Y), rng=2, **options)
+    again.load_state(state)
+
+    assert again.state() == state
+    rest = itertools.chain.from_iterable(again for _ in range(20))
+    assert as_lists(itertools.islice(rest, 25)) == expected
+
+
+@pytest.mark.parametrize("options", [{"shuffle": True}, {"shuffle": True, "partial": False}, {}])
+def test_the_order_is_what_is_left_of_it(options):
+    data = DataLoader(Y, 4, rng=1, **options)
+    data.load_state({"position": 1, "rng": data.state()["rng"]})
+    whole = DataLoader(Y, 4, rng=1, **options).order()
+
+    assert len(whole) == min(len(data) * 4, 11)
+    np.testing.assert_array_equal(data.order(), whole[4:])
+    assert len(data.order()) == len(whole)
+
+
+def test_who_reads_ahead_may_set_the_position():
+    data = DataLoader(Y, 4, shuffle=True, rng=1)
+    first = [batch.tolist() for batch in data]
+    started = DataLoader(Y, 4, shuffle=True, rng=1)
+    iter(started)
+    following = [batch.tolist() for batch in data]
+
+    for position, expected in (0, first), (2, first[2:]), (3, following):
+        again = DataLoader(Y, 4, shuffle=True)
+        again.load_state(started.state() | {"position": position})
+        assert [batch.tolist() for batch in again] == expected
+
+
+def test_the_state_is_that_of_the_last_time_through_that_was_begun():
+    data = DataLoader(Y, 4)
+    one = iter(data)
+    next(one)
+    other = iter(data)
+    next(other), next(other), next(one)
+
+    assert data.state()["position"] == 2
+
+
+@pytest.mark.parametrize(
+    "state",
+    [{}, {"position": 4, "rng": {}}, {"position": -1, "rng": {}}, {"position": 1, "rng": None}],
+)
+def test_a_state_of_another_loader_is_refused(state):
+    data = DataLoader(Y, 4, shuffle=True, rng=1)
+    before = data.state()
+    message = (
+        "DataLoader(11 samples, batchsize=4, shuffle=True) expects a state with a position up to 3 "
+        f"and a state of a generator, got {state}."
+    )
+
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        data.load_state(state)
+    assert data.state() == before
+
+
+def test_a_state_with_a_generator_is_refused_where_nothing_is_shuffled():
+    state = DataLoader(Y, 4, shuffle=True).state()
+
+    with pytest.raises(ValueError, match=r"expects a state with a position up to 3 and no state"):
+        DataLoader(Y, 4).load_state(state)
 
 
 # --- prefetch -------------------------------------------------------------------------------------
