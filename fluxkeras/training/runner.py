@@ -16,6 +16,7 @@ from fluxkeras.training.tuner import Account, Arm, Plan, Request, Tuner
 
 # What XLA does otherwise, or not at all: it draws other random numbers from the same seed.
 NOT_FOR_XLA = ("Random", "TruncatedNormal", "Multinomial", "PyFunc")
+PHILOX = 1  # among TensorFlow's random algorithms
 # What it does without the checks that TensorFlow makes on a CPU: it is for the user to ask for.
 UNCHECKED = ("Assert", "CheckNumerics", "Gather")
 
@@ -185,12 +186,20 @@ def _operations(step: Step) -> set[str]:
 
 
 def _operations_in(nodes: Any) -> Iterator[str]:
-    types = {node.name: node.op for node in nodes}
+    by_name = {node.name: node for node in nodes}
     for node in nodes:
+        inputs = [by_name.get(name.partition(":")[0]) for name in node.input]
         # A length that is looked up in a shape, as TensorFlow does for a mean, is there.
-        of_shape = node.input and types.get(node.input[0].partition(":")[0]) == "Shape"
-        if not (of_shape and node.op == "GatherV2"):
+        of_shape = node.op == "GatherV2" and inputs[0] and inputs[0].op == "Shape"
+        if not of_shape and not _draws_same_bits(node.op, inputs):
             yield node.op
+
+
+def _draws_same_bits(operation: str, inputs: list[Any]) -> bool:
+    """Whether random bits are those of an algorithm that XLA does not choose for itself."""
+    if operation != "StatelessRandomUniformFullIntV2" or not inputs[3]:
+        return False
+    return list(inputs[3].attr["value"].tensor.int_val) == [PHILOX]
 
 
 def _naming(operations: set[str], parts: tuple[str, ...]) -> str:

@@ -14,6 +14,7 @@ from fluxkeras import (
     Chain,
     DataLoader,
     Dense,
+    Dropout,
     NonFiniteError,
     mse,
     param,
@@ -278,3 +279,20 @@ def test_a_compiled_function_takes_and_returns_ragged_tensors_in_parts():
     values, splits = function(tf.ragged.constant([[1, 2], [3]]))
     assert values.numpy().tolist() == [2, 3, 4]
     assert splits.numpy().tolist() == [0, 2, 3]
+
+
+def test_dropout_of_ours_draws_the_same_masks_in_every_form():
+    def losses(form):
+        keras.utils.set_random_seed(1)
+        m = Chain(Dense(5, 8, "tanh"), Dropout(0.4, seed=2), Dense(8, 2))
+        data = [(X[p], Y[p]) for p in PARTS[:-1]]
+        history = train(
+            lambda x, y: mse(m(x), y), data, SGD(0.1), progress=False, form=form, chunk=4
+        )
+        assert history.timing.form == form
+        return history.losses
+
+    single = losses("single")
+    assert len(set(single)) == len(single)
+    for form in "graph", "xla":
+        np.testing.assert_allclose(losses(form), single, rtol=1e-5)
