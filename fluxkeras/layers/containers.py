@@ -30,9 +30,9 @@ class Joined(Container):
                 f"{kind} expects a connection that can be called, got {connection!r}. "
                 f"Write {kind}(tf.add, Dense(2, 3), Dense(2, 3))."
             )
-        if not layers and not named_layers:
-            raise ValueError(f"{kind} expects one layer or more, got none.")
         super().__init__(layers, named_layers, name, connection)
+        if not len(self):
+            raise ValueError(f"{kind} expects one layer or more, got none.")
 
     def inputs(self, x: Any) -> Sequence[Any]:
         """One input for each layer."""
@@ -226,12 +226,12 @@ class Maxout(Container):
         if len(layers) == 2 and isinstance(layers[1], int):
             make, count = layers
             layers = tuple(make() for _ in range(count))
-        if not layers or layers == ([],):
+        super().__init__(layers, {}, name)
+        if not len(self):
             raise ValueError(
                 "Maxout expects one layer or more, got none. "
                 "Write Maxout(lambda: Dense(5, 7), 3) or Maxout(Dense(5, 7), Dense(5, 7))."
             )
-        super().__init__(layers, {}, name)
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         y, *others = (self.apply(label, element, x) for label, element in self.by_label())

@@ -155,6 +155,10 @@ class Chain(Container, keras.Model):
             x = self.apply(label, element, x)
         return x
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.get_config()  # raises what Keras would raise after it has emptied the file
+        super().save(*args, **kwargs)
+
     def activations(self, *xs: Any) -> tuple[Any, ...]:
         """The outputs of all layers, the last of which is that of the chain.
 
