@@ -282,7 +282,7 @@ def _refuse(dst: Tree, src: Tree, place: str) -> NoReturn:
 
 def _described(tree: Tree) -> str:
     if isinstance(tree, Mapping):
-        return f"{', '.join(map(str, tree))}"
+        return ", ".join(map(str, tree))
     if isinstance(tree, tuple):
         return f"{len(tree)} parts" if tree else "nothing"
     return f"an array of shape {tuple(tree.shape)}"
