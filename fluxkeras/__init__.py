@@ -47,6 +47,8 @@ from fluxkeras.layers.models import *
 from fluxkeras.layers.windows import *
 from fluxkeras.layers.conv import *
 from fluxkeras.layers.pooling import *
+from fluxkeras.layers.padding import *
+from fluxkeras.layers.resize import *
 from fluxkeras.layers.dropout import *
 from fluxkeras.layers.cells import *
 from fluxkeras.layers.recurrent import *

@@ -26,6 +26,8 @@ ROWS = [
     [
         "layers.conv",
         "layers.pooling",
+        "layers.padding",
+        "layers.resize",
         "layers.dropout",
         "layers.cells",
         "training.blocks",

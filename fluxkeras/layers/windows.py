@@ -73,8 +73,9 @@ def per_axis(owner: str, name: str, given: Any, axes: int, least: int = 1) -> Nu
     """One number for each axis, where one may be given for all."""
     numbers = tuple(given) if isinstance(given, tuple | list) else (given,) * axes
     if len(numbers) != axes or not all(is_whole(n) and n >= least for n in numbers):
+        or_each = f", or {axes} of them" if axes > 1 else ""
         raise ValueError(
-            f"{owner} expects {name} to be a whole number from {least}, or {axes} of them, "
+            f"{owner} expects {name} to be a whole number from {least}{or_each}, "
             f"got {describe(given)}."
         )
     return tuple(map(int, numbers))

@@ -539,7 +539,7 @@ def test_a_chain_names_the_layer_that_an_image_does_not_fit():
         ),
         (
             lambda: Conv((3, 3), 4, 6, groups=0),
-            "Conv expects groups to be a whole number from 1, or 1 of them, got 0.",
+            "Conv expects groups to be a whole number from 1, got 0.",
         ),
         (
             lambda: Conv((3, 3), 1),
