@@ -28,6 +28,8 @@ from fluxkeras.activations import *
 from fluxkeras.initialisers import *
 from fluxkeras.parameters import *
 from fluxkeras.losses import *
+from fluxkeras.class_losses import *
+from fluxkeras.margin_losses import *
 from fluxkeras.optimisers import *
 from fluxkeras.adaptive_rules import *
 from fluxkeras.adam_rules import *

@@ -6,34 +6,24 @@ through `agg`: the mean by default, `tf.reduce_sum` for the sum, `lambda l: l` f
 element, `lambda l: tf.reduce_mean(w * l)` to weight them.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import tensorflow as tf
 
-from fluxkeras.activations import float_tensor, logsoftmax, logσ
-from fluxkeras.checks import ShapeError
+from fluxkeras.activations import logsoftmax, logσ
+from fluxkeras.pairs import Aggregate, Axes, Tensor, epsilon, paired
 
 __all__ = [
     "binarycrossentropy",
     "crossentropy",
+    "huber_loss",
     "logitbinarycrossentropy",
     "logitcrossentropy",
     "mae",
     "mse",
+    "msle",
+    "poisson_loss",
 ]
-
-Tensor: TypeAlias = Any
-Shape: TypeAlias = tuple[int | None, ...]
-Axes: TypeAlias = int | tuple[int, ...]
-Aggregate: TypeAlias = Callable[[Tensor], Tensor]
-
-MACHINE_EPSILON = {
-    "bfloat16": 2.0**-7,
-    "float16": 2.0**-10,
-    "float32": 2.0**-23,
-    "float64": 2.0**-52,
-}
 
 
 def mse(y_hat: Any, y: Any, *, agg: Aggregate = tf.reduce_mean) -> Tensor:
@@ -56,7 +46,7 @@ def mse(y_hat: Any, y: Any, *, agg: Aggregate = tf.reduce_mean) -> Tensor:
 
     Source: Flux's `mse`.
     """
-    y_hat, y = _pair("mse", y_hat, y)
+    y_hat, y = paired("mse", y_hat, y)
     difference = y_hat - y
     if difference.dtype.is_complex:
         return agg(tf.math.real(difference * tf.math.conj(difference)))
@@ -83,8 +73,94 @@ def mae(y_hat: Any, y: Any, *, agg: Aggregate = tf.reduce_mean) -> Tensor:
 
     Source: Flux's `mae`.
     """
-    y_hat, y = _pair("mae", y_hat, y)
+    y_hat, y = paired("mae", y_hat, y)
     return agg(tf.abs(y_hat - y))
+
+
+def msle(
+    y_hat: Any, y: Any, *, agg: Aggregate = tf.reduce_mean, eps: float | None = None
+) -> Tensor:
+    """The mean squared error of logarithms, `agg((log(y_hat + eps) - log(y + eps)) ** 2)`.
+
+    Args:
+        y_hat: predictions from 0, of any shape.
+        y: targets from 0, of the same shape.
+        agg: reduces the losses, of the shape of `y_hat`.
+        eps: keeps the logarithms finite; by default the machine epsilon of the dtype of `y_hat`.
+
+    Returns:
+        What `agg` returns: a number by default.
+
+    Raises:
+        ShapeError: if the shapes differ.
+
+    Example:
+        >>> round(float(msle([1.0, 2.0, 3.0], [1.1, 2.2, 3.3])), 4)
+        0.0091
+
+    Source: Flux's `msle`. Keras's adds 1, not `eps`.
+    """
+    y_hat, y = paired("msle", y_hat, y)
+    eps = epsilon(y_hat, eps)
+    return agg(tf.square(tf.math.log(y_hat + eps) - tf.math.log(y + eps)))
+
+
+def huber_loss(
+    y_hat: Any, y: Any, *, delta: float = 1.0, agg: Aggregate = tf.reduce_mean
+) -> Tensor:
+    """The squared error of small mistakes and the absolute error of large ones.
+
+    `agg(d ** 2 / 2 if d < delta else delta * (d - delta / 2))`, where `d = abs(y_hat - y)`
+
+    Args:
+        y_hat: predictions of any shape.
+        y: targets of the same shape.
+        delta: from which mistake on it is a large one.
+        agg: reduces the losses, of the shape of `y_hat`.
+
+    Returns:
+        What `agg` returns: a number by default.
+
+    Raises:
+        ShapeError: if the shapes differ.
+        ValueError: if `delta` is not above 0.
+
+    Example:
+        >>> huber_loss([1.5, 4.0], [1.0, 2.0], agg=lambda l: l).numpy().tolist()
+        [0.125, 1.5]
+
+    Source: Flux's `huber_loss`.
+    """
+    if not delta > 0:
+        raise ValueError(f"huber_loss expects a delta above 0, got {delta}.")
+    y_hat, y = paired("huber_loss", y_hat, y)
+    difference = tf.abs(y_hat - y)
+    small, large = tf.square(difference) / 2, delta * (difference - delta / 2)
+    return agg(tf.where(difference < delta, small, large))
+
+
+def poisson_loss(y_hat: Any, y: Any, *, agg: Aggregate = tf.reduce_mean) -> Tensor:
+    """How unlikely counts are in a Poisson distribution, `agg(y_hat - y * log(y_hat))`.
+
+    Args:
+        y_hat: expected counts, of any shape.
+        y: counts, of the same shape. Where one is 0, its logarithm counts nothing.
+        agg: reduces the losses, of the shape of `y_hat`.
+
+    Returns:
+        What `agg` returns: a number by default.
+
+    Raises:
+        ShapeError: if the shapes differ.
+
+    Example:
+        >>> round(float(poisson_loss([1.0, 3.0, 3.0], [1, 1, 2])), 4)
+        1.2347
+
+    Source: Flux's `poisson_loss`. Keras's adds 1e-7 to `y_hat`.
+    """
+    y_hat, y = paired("poisson_loss", y_hat, y)
+    return agg(y_hat - tf.math.xlogy(y, y_hat))
 
 
 def crossentropy(
@@ -119,8 +195,8 @@ def crossentropy(
 
     Source: Flux's `crossentropy`. Keras's also divides by the sum of `y_hat` and clips it.
     """
-    y_hat, y = _pair("crossentropy", y_hat, y, classes=dims)
-    return agg(-tf.reduce_sum(tf.math.xlogy(y, y_hat + _epsilon(y_hat, eps)), dims))
+    y_hat, y = paired("crossentropy", y_hat, y, classes=dims)
+    return agg(-tf.reduce_sum(tf.math.xlogy(y, y_hat + epsilon(y_hat, eps)), dims))
 
 
 def logitcrossentropy(
@@ -146,7 +222,7 @@ def logitcrossentropy(
 
     Source: Flux's `logitcrossentropy`.
     """
-    y_hat, y = _pair("logitcrossentropy", y_hat, y, classes=dims)
+    y_hat, y = paired("logitcrossentropy", y_hat, y, classes=dims)
     # Not the fused op of TensorFlow, whose gradient is right only where y sums to one. A class
     # masked by a logit of -inf counts nothing where y is 0.
     return agg(-tf.reduce_sum(tf.math.multiply_no_nan(logsoftmax(y_hat, dims), y), dims))
@@ -178,8 +254,8 @@ def binarycrossentropy(
 
     Source: Flux's `binarycrossentropy`. Keras's clips `y_hat`.
     """
-    y_hat, y = _pair("binarycrossentropy", y_hat, y, numbers=True)
-    eps = _epsilon(y_hat, eps)
+    y_hat, y = paired("binarycrossentropy", y_hat, y, numbers=True)
+    eps = epsilon(y_hat, eps)
     return agg(-tf.math.xlogy(y, y_hat + eps) - tf.math.xlogy(1 - y, 1 - y_hat + eps))
 
 
@@ -203,87 +279,5 @@ def logitbinarycrossentropy(y_hat: Any, y: Any, *, agg: Aggregate = tf.reduce_me
 
     Source: Flux's `logitbinarycrossentropy`.
     """
-    y_hat, y = _pair("logitbinarycrossentropy", y_hat, y, numbers=True)
+    y_hat, y = paired("logitbinarycrossentropy", y_hat, y, numbers=True)
     return agg((1 - y) * y_hat - logσ(y_hat))
-
-
-def _epsilon(y_hat: Tensor, eps: float | None) -> float:
-    return MACHINE_EPSILON[y_hat.dtype.name] if eps is None else eps
-
-
-def _pair(
-    loss: str, y_hat: Any, y: Any, *, classes: Axes | None = None, numbers: bool = False
-) -> tuple[Tensor, Tensor]:
-    """`y_hat` and `y` as tensors of one dtype, if they are of one shape.
-
-    Args:
-        loss: who asks.
-        y_hat: the predictions.
-        y: the targets.
-        classes: the axis or axes of the classes, if there are any.
-        numbers: whether `y` may be one number for all predictions.
-    """
-    y_hat = float_tensor(y_hat)
-    y = tf.convert_to_tensor(y, dtype_hint=None if hasattr(y, "dtype") else y_hat.dtype)
-    if not (y_hat.shape.is_compatible_with(y.shape) or (numbers and y.shape.rank == 0)):
-        given, wanted = tuple(y_hat.shape), tuple(y.shape)
-        raise ShapeError(
-            f"{loss} expects y_hat and y of the same shape, got {given} and {wanted}. "
-            f"{_remedy(given, wanted, classes)}"
-        )
-    return y_hat, tf.cast(y, y_hat.dtype)
-
-
-def _remedy(given: Shape, wanted: Shape, classes: Axes | None) -> str:
-    """What to do about predictions of shape `given` and targets of shape `wanted`."""
-    if remedy := _one_hot_remedy(given, wanted, classes) or _squeeze_remedy(given, wanted):
-        return remedy
-    if not wanted:
-        return "Repeat the number for every prediction: tf.fill(tf.shape(y_hat), y)."
-    if len(given) != len(wanted):
-        return "If they hold the same values in the same order, tf.reshape one of them."
-    if len(given) == 2 and given == wanted[::-1]:
-        return "One has the batch last, as in Flux, but it goes first here: use tf.transpose."
-    axis = next(i for i in range(len(given)) if not _fit(given[i : i + 1], wanted[i : i + 1]))
-    if axis == 0:
-        return "Both must be of the same samples."
-    if axis == len(given) - 1:
-        return (
-            f"Make the model's last layer of size {wanted[-1]}, or the last axis of y {given[-1]}."
-        )
-    return f"They differ along axis {axis}: crop, pad or resize one of them."
-
-
-def _one_hot_remedy(given: Shape, wanted: Shape, classes: Axes | None) -> str:
-    """The remedy if the targets are class numbers, else nothing."""
-    if not isinstance(classes, int) or not -len(given) <= classes < len(given):
-        return ""
-    axis = classes % len(given)
-    batch, length = _without(given, axis), given[axis]
-    with_axis = (*given[:axis], 1, *given[axis + 1 :])
-    numbers = "y" if _fit(batch, wanted) else f"tf.squeeze(y, {classes})"
-    if length == 1 or not (_fit(batch, wanted) or _fit(with_axis, wanted)):
-        return ""
-    where = "" if axis == len(given) - 1 else f", axis={classes}"
-    return f"One-hot encode class numbers: tf.one_hot({numbers}, {length or 'classes'}{where})."
-
-
-def _squeeze_remedy(given: Shape, wanted: Shape) -> str:
-    """The remedy if one shape has an axis of length 1 too many, else nothing."""
-    (long, longer), (short, shorter) = sorted(
-        [("y_hat", given), ("y", wanted)], key=lambda named: -len(named[1])
-    )
-    for axis in reversed(range(len(longer))):
-        if longer[axis] == 1 and _fit(_without(longer, axis), shorter):
-            where = -1 if axis == len(longer) - 1 else axis
-            why = "; broadcasting would pair every prediction with every target" if axis else ""
-            return f"Write tf.squeeze({long}, {where}) or tf.expand_dims({short}, {where}){why}."
-    return ""
-
-
-def _without(shape: Shape, axis: int) -> Shape:
-    return shape[:axis] + shape[axis + 1 :]
-
-
-def _fit(a: Shape, b: Shape) -> bool:
-    return tf.TensorShape(a).is_compatible_with(b)

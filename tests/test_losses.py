@@ -12,6 +12,7 @@ from fluxkeras.checks import ShapeError
 from fluxkeras.losses import (
     binarycrossentropy,
     crossentropy,
+    huber_loss,
     logitbinarycrossentropy,
     logitcrossentropy,
     mae,
@@ -38,6 +39,9 @@ def np_binarycrossentropy(ŷ, y, eps=EPS):
 ELEMENTWISE = {
     "mse": lambda ŷ, y: (ŷ - y) ** 2,
     "mae": lambda ŷ, y: np.abs(ŷ - y),
+    "msle": lambda ŷ, y: np.log((ŷ + EPS) / (y + EPS)) ** 2,
+    "huber_loss": lambda ŷ, y: np.where(abs(ŷ - y) < 1, (ŷ - y) ** 2 / 2, abs(ŷ - y) - 1 / 2),
+    "poisson_loss": lambda ŷ, y: ŷ - xlogy(y, ŷ),
     "crossentropy": lambda ŷ, y: -xlogy(y, ŷ + EPS).sum(-1),
     "logitcrossentropy": lambda ŷ, y: -(y * np_logsoftmax(ŷ)).sum(-1),
     "binarycrossentropy": np_binarycrossentropy,
@@ -53,8 +57,10 @@ LABELS = np.vstack([np.eye(3), [[0.2, 0.3, 0.5], [1, 0, 0]]])
 
 def case(name):
     """The loss called `name`, its formula in NumPy, and a batch for them."""
-    ŷ = PROBABILITIES if name in ("crossentropy", "binarycrossentropy") else LOGITS
-    return getattr(losses, name), ELEMENTWISE[name], ŷ, LABELS
+    positive = ("crossentropy", "binarycrossentropy", "msle", "poisson_loss")
+    ŷ = PROBABILITIES if name in positive else LOGITS
+    y = LABELS + 0.5 if name == "msle" else LABELS
+    return getattr(losses, name), ELEMENTWISE[name], ŷ, y
 
 
 def gradient(function, x):
@@ -446,3 +452,12 @@ def test_a_shape_error_is_worded_the_same_under_autograph():
 
     with pytest.raises(Exception, match=re.escape("got (3, 1) and (3,). Write tf.squeeze(y_hat")):
         objective(tf.ones((3, 1)), tf.ones(3))
+
+
+@pytest.mark.parametrize("delta", [0.5, 1.0, 2.0])
+def test_large_mistakes_count_absolutely_from_delta_on(delta):
+    d = np.abs(LOGITS - LABELS)
+    expected = np.where(d < delta, d**2 / 2, delta * (d - delta / 2)).mean()
+    np.testing.assert_allclose(huber_loss(LOGITS, LABELS, delta=delta), expected)
+    with pytest.raises(ValueError, match="huber_loss expects a delta above 0, got 0"):
+        huber_loss(LOGITS, LABELS, delta=0)
