@@ -46,7 +46,7 @@ def correlate_each(x: Tensor, kernel: Tensor, stride: Numbers, dilation: Numbers
         kernel, dilation = spread(kernel, dilation), (1,) * len(dilation)
     channels, outputs = x.shape[-1], kernel.shape[-1]
     kernel = tf.reshape(kernel, (*kernel.shape[:-2], channels, outputs // channels))
-    return keras.ops.depthwise_conv(x, kernel, stride, "valid", dilation_rate=dilation)
+    return keras.ops.depthwise_conv(x, kernel, stride, "valid", "channels_last", dilation)
 
 
 def scatter(x: Tensor, kernel: Tensor, stride: Numbers) -> Tensor:
@@ -218,7 +218,7 @@ class Conv(SpatialLayer):
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
             "sizes": (self.filter, self.input_channels, self.output_channels),
-            "activation": saved(self.activation, "activation", self),
+            "activation": saved(self.activation, "an activation", self),
             "stride": self.stride,
             "pad": self.pad,
             "dilation": self.dilation,

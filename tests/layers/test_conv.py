@@ -430,6 +430,24 @@ def test_saving(make, tmp_path):
     np.testing.assert_array_equal(loaded(x), y)
 
 
+def test_a_lambda_is_no_activation_to_save(tmp_path):
+    model = Chain(Conv((3, 3), 1, 4, lambda x: x * 2))
+
+    with pytest.raises(ValueError, match="activation that can be found by its name, got <lambda>"):
+        model.save(tmp_path / "m.keras")
+
+
+def test_channels_stay_last_where_keras_has_them_first():
+    layer = DepthwiseConv((3, 3), 4, 4)
+    x = randomly(layer, 1, 5, 6, 4)
+    y = layer(x)
+    keras.config.set_image_data_format("channels_first")
+    try:
+        np.testing.assert_array_equal(layer(x), y)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
 # --- Printing ------------------------------------------------------------------------------------
 
 
