@@ -31,10 +31,12 @@ class Arguments(NamedTuple):
         else:
             while rest and isinstance(rest[0], int | np.integer | tuple | list):
                 sizes += keras.tree.flatten(rest.pop(0))
-        if len(rest) > 1 or not sizes or not all(map(_is_size, sizes)):
+        activation = rest.pop(0) if rest else None
+        is_activation = callable(activation) or isinstance(activation, str | dict | None)
+        if rest or not is_activation or not sizes or not all(map(_is_size, sizes)):
             return None
         bias = bias if isinstance(bias, bool) else np.asarray(bias)
-        return cls(tuple(map(int, sizes)), weight, bias, *rest or [None])
+        return cls(tuple(map(int, sizes)), weight, bias, activation)
 
     def fill(self, layer: keras.Layer, weight: Any, bias: Any) -> None:
         """Put the arrays that were given into the variables of `layer`."""

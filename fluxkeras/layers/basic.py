@@ -92,7 +92,7 @@ class Weighted(FluxLayer, keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
             "sizes": self.sizes,
-            "activation": saved(self.activation, "activation", self),
+            "activation": saved(self.activation, "an activation", self),
             "bias": self.use_bias,
             "init": keras.initializers.serialize(self.initializer),
         }
@@ -343,9 +343,10 @@ class Embedding(FluxLayer, keras.layers.Embedding):
         is_onehot = not tf.as_dtype(x.dtype).is_integer
         if is_onehot:
             if not len(x.shape) or x.shape[-1] not in (None, self.input_dim):
+                kind = tf.as_dtype(x.dtype).name
                 raise ShapeError(
                     f"{self} expects whole numbers, or one-hot inputs of shape "
-                    f"(..., {self.input_dim}), got {x.dtype} of shape {tuple(x.shape)}."
+                    f"(..., {self.input_dim}), got {kind} of shape {tuple(x.shape)}."
                 )
             hot = keras.ops.cast(x, self.compute_dtype)
             y = keras.ops.tensordot(hot, self.embeddings, 1)
@@ -446,7 +447,7 @@ class EmbeddingBag(Embedding):
         if isinstance(x, tf.RaggedTensor):
             x, offsets = x.values, x.row_starts()
         elif offsets is None and isinstance(x, list) and len(np.shape(x[0] if x else ())) > 0:
-            x, offsets = _joined([tf.convert_to_tensor(bag) for bag in x])
+            x, offsets = self._joined([tf.convert_to_tensor(bag) for bag in x])
         if offsets is None:
             return super().__call__(x, **kwargs)
         self._check(offsets, len(x) if isinstance(x, list) else x.shape[0])
@@ -463,6 +464,15 @@ class EmbeddingBag(Embedding):
         places = tf.range(tf.shape(x)[0])
         bags = tf.searchsorted(tf.cast(offsets, places.dtype), places, side="right") - 1
         return in_segments(y, bags, tf.shape(offsets)[0])
+
+    def _joined(self, bags: list[Tensor]) -> tuple[Tensor, Any]:
+        """Bags as one array, and where each begins if they are not of one length."""
+        lengths = [bag.shape[0] for bag in bags]
+        if 0 in lengths:
+            raise ShapeError(f"{self} expects bags of one index or more, got lengths {lengths}.")
+        if len(set(lengths)) == 1:
+            return tf.stack(bags), None
+        return tf.concat(bags, 0), np.cumsum([0, *lengths[:-1]])
 
     def _check(self, offsets: Any, length: int | None) -> None:
         if not (isinstance(offsets, list | np.ndarray) or hasattr(offsets, "numpy")):
@@ -482,11 +492,3 @@ class EmbeddingBag(Embedding):
 
     def words(self) -> list[str]:
         return [] if self.reduction == "mean" else [repr(self.reduction)]
-
-
-def _joined(bags: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Bags as one array, and where each begins if they are not of one length."""
-    lengths = [bag.shape[0] for bag in bags]
-    if len(set(lengths)) == 1 and lengths[0] != 0:
-        return tf.stack(bags), None
-    return tf.concat(bags, 0), np.cumsum([0, *lengths[:-1]])

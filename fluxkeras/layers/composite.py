@@ -115,9 +115,9 @@ class Container(FluxLayer, keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "layers": [saved(part, f"layer {label}", self) for label, part in self.by_label()],
+            "layers": [saved(part, f"a layer {label}", self) for label, part in self.by_label()],
             "names": self._names,
-            "connection": self.connection and saved(self.connection, "connection", self),
+            "connection": self.connection and saved(self.connection, "a connection", self),
         }
 
     @classmethod

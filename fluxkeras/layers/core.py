@@ -91,7 +91,7 @@ class Dense(FluxLayer, keras.layers.Dense):
         return super().call(x)
 
     def get_config(self) -> dict[str, Any]:
-        activation = saved(self.activation, "activation", self)
+        activation = saved(self.activation, "an activation", self)
         config = super().get_config() | {"activation": activation}
         config["sizes"] = [self.input_size, config.pop("units")]
         config["bias"] = config.pop("use_bias")

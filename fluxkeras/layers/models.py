@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from fluxkeras.checks import ShapeError, undressed
 from fluxkeras.layers.base import FluxLayer
 from fluxkeras.layers.composite import Container
 from fluxkeras.layers.core import Chain
@@ -116,7 +117,11 @@ def outputsize(m: Any, *sizes: Any, padbatch: bool = False, dtype: Any = None) -
     dtype = dtype or keras.config.floatx()
     inputs = [keras.KerasTensor((*first, *size), dtype) for size in sizes]
     model = m if isinstance(m, keras.Layer) else Chain(m)
-    output = model.compute_output_spec(inputs[0] if len(inputs) == 1 else tuple(inputs))
+    try:
+        output = model.compute_output_spec(inputs[0] if len(inputs) == 1 else tuple(inputs))
+    except ShapeError as error:  # in Keras's words, around the one of the layer
+        raised = error.__context__
+        raise undressed(raised if isinstance(raised, ShapeError) else error) from None
     return keras.tree.map_structure(lambda y: tuple(y.shape), output)
 
 

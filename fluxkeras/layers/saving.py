@@ -29,7 +29,7 @@ def saved(part: Any, role: str, whole: keras.Layer) -> Any:
 
     Args:
         part: a layer, a function or another object.
-        role: what messages call it, `layer 1`.
+        role: what messages call it, `a layer 1`.
         whole: the layer that it is a part of.
 
     Raises:
@@ -37,28 +37,41 @@ def saved(part: Any, role: str, whole: keras.Layer) -> Any:
     """
     if name := _name_in_libraries(part):
         return {"function": name}
-    is_function = isinstance(part, types.FunctionType | types.BuiltinFunctionType)
-    if not is_function and not hasattr(part, "get_config"):
-        kind = type(part).__name__
+    if isinstance(part, types.FunctionType | types.BuiltinFunctionType):
+        if _is_found_again(part):
+            return keras.saving.serialize_keras_object(part)
         raise ValueError(
-            f"Saving {whole.name} expects a {role} that can be made again, got {describe(part)}. "
-            f"Give {kind} a method get_config, whose dictionary has the arguments that make it, "
-            f"and put {REGISTER} above it."
+            f"Saving {whole.name} expects {role} that can be found by its name, got "
+            f"{_place(part)}. Write it with def at the top of a module, and put {REGISTER} above "
+            "it."
         )
-    if is_function and not _is_found_again(part):
-        raise ValueError(
-            f"Saving {whole.name} expects a {role} that can be found by its name, got "
-            f"{_place(part)}. Write it with def at the top of a module, "
-            f"and put {REGISTER} above it."
-        )
-    return keras.saving.serialize_keras_object(part)
+    if hasattr(part, "get_config") and hasattr(part, "from_config"):
+        return keras.saving.serialize_keras_object(part)
+    kind = type(part)
+    name = keras.saving.get_registered_name(kind)
+    if keras.saving.get_registered_object(name) is kind:
+        return {"object": name, "config": part.get_config()}
+    raise ValueError(
+        f"Saving {whole.name} expects {role} that can be made again, got {describe(part)}. Give "
+        f"{kind.__name__} a method get_config, which returns the arguments that make it, by name, "
+        f"and put {REGISTER} above it."
+    )
 
 
 def loaded(config: Any, custom_objects: Any = None) -> Any:
     """The part of which a configuration has this."""
-    if isinstance(config, dict) and config.keys() == {"function"}:
+    keys = config.keys() if isinstance(config, dict) else ()
+    if keys == {"function"}:
         library, _, name = config["function"].rpartition(".")
         return getattr(LIBRARIES[library], name)
+    if keys == {"object", "config"}:
+        kind = keras.saving.get_registered_object(config["object"], custom_objects)
+        if kind is None:
+            raise ValueError(
+                f"Loading expects the class {config['object']!r} to be registered. Import the "
+                "module that has it first."
+            )
+        return kind(**config["config"])
     return keras.saving.deserialize_keras_object(config, custom_objects=custom_objects)
 
 

@@ -1,3 +1,4 @@
+import functools
 import re
 
 import keras
@@ -6,7 +7,21 @@ import pytest
 import tensorflow as tf
 
 import fluxkeras
-from fluxkeras import Chain, Dense, ShapeError, activations, params, relu, softmax, tanh, σ
+from fluxkeras import (
+    Chain,
+    Dense,
+    Descent,
+    ShapeError,
+    activations,
+    mse,
+    param,
+    params,
+    relu,
+    softmax,
+    tanh,
+    train,
+    σ,
+)
 
 rng = np.random.default_rng(0)
 
@@ -116,6 +131,48 @@ def test_dense_names_itself_and_both_shapes_when_they_differ(shape):
 def test_dense_of_odd_arguments_shows_how_to_write_it(arguments):
     with pytest.raises(ValueError, match=re.escape("Write Dense(784, 32, relu).")):
         Dense(*arguments)
+
+
+def test_dense_takes_arrays():
+    W, b = rng.random((4, 3)), rng.random(3)
+    x = rng.random((5, 4))
+
+    for layer in Dense(W, b, tanh), Dense(W.tolist(), b.tolist(), tanh), Dense(W, tanh, bias=b):
+        np.testing.assert_allclose(layer(x), np.tanh(x @ W + b), rtol=1e-5)
+        assert repr(layer) == "Dense(4, 3, tanh)"
+    np.testing.assert_allclose(Dense(W)(x), x @ W, rtol=1e-5)
+    assert len(params(Dense(W))) == 2  # W alone gets a bias of zeros
+    assert len(params(Dense(W, False, tanh))) == 1
+    np.testing.assert_allclose(Dense(4, 3, bias=b).bias, b, rtol=1e-6)
+
+
+def test_dense_of_arrays_saves_them(tmp_path):
+    m = Chain(Dense(rng.random((4, 3)), rng.random(3), tf.math.tanh))
+    m.save(tmp_path / "m.keras")
+
+    again = keras.models.load_model(tmp_path / "m.keras")
+
+    x = rng.random((5, 4))
+    np.testing.assert_array_equal(again(x), m(x))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda b: Dense(4, 3, bias=b), lambda b: Dense(np.ones((4, 3)), b)]
+)
+def test_dense_refuses_a_bias_of_another_shape(make):
+    message = "Dense(4 => 3) expects a bias of shape (3,), got (2,)."
+
+    with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
+        make(np.ones(2))
+
+
+def test_dense_with_a_lambda_cannot_be_saved():
+    layer = Dense(4, 3, lambda x: x, name="head")
+
+    with pytest.raises(
+        ValueError, match=r"^Saving head expects an activation that .* got <lambda>"
+    ):
+        layer.get_config()
 
 
 def test_dense_comes_back_from_its_config():
@@ -331,3 +388,190 @@ def test_chain_in_a_compiled_function_gives_the_same(m, jit_compile):
     x = tf.constant(rng.random((5, 6)), tf.float32)
 
     np.testing.assert_allclose(tf.function(m, jit_compile=jit_compile)(x), m(x), rtol=1e-5)
+
+
+# --- Several inputs, activations -----------------------------------------------------------------
+
+
+def test_chain_makes_a_tuple_of_several_inputs():
+    m = Chain(lambda xy: xy[0] - xy[1], relu)
+    x, y = tf.constant([3.0, 1.0]), tf.constant([1.0, 2.0])
+
+    assert m(x, y).numpy().tolist() == m((x, y)).numpy().tolist() == [2.0, 0.0]
+    assert [int(a) for a in Chain(lambda x: x)(1, 2, 3)] == [1, 2, 3]  # Flux's own example
+    assert [int(a) for a in Chain()(1, 2, 3)] == [1, 2, 3]
+
+
+def test_chain_has_inputs():
+    with pytest.raises(ValueError, match=r"^Chain expects an input, got none\.$"):
+        Chain(relu)()
+
+
+@pytest.mark.parametrize("name", ["layers", "name"])
+def test_some_names_are_taken(name):
+    message = f"Chain expects a layer to have another name than '{name}'."
+
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Chain(**{name: relu})
+
+
+def test_activations_are_the_outputs_of_every_layer(m):
+    x = rng.random((5, 6))
+
+    outputs = m.activations(x)
+
+    assert isinstance(outputs, tuple) and len(outputs) == 3
+    np.testing.assert_allclose(outputs[0], m[0](x), rtol=1e-6)
+    np.testing.assert_allclose(outputs[1], m[1](m[0](x)), rtol=1e-6)
+    np.testing.assert_allclose(outputs[2], m(x), rtol=1e-6)
+
+
+def test_activations_of_one_sample_of_several_inputs_and_of_no_layer():
+    m = Chain(first=lambda xy: xy[0] + xy[1], second=lambda x: 2 * x)
+
+    first, second = m.activations(np.ones(3), np.ones(3))
+
+    assert first.numpy().tolist() == [2.0] * 3 and second.numpy().tolist() == [4.0] * 3
+    assert first.dtype == "float32"
+    assert Chain().activations(np.ones(3)) == ()
+
+
+def test_activations_names_the_layer_that_does_not_fit(m):
+    with pytest.raises(ShapeError, match=rf"\(layer 0 of {m.name}\)$"):
+        m.activations(np.ones(5))
+
+
+# --- Any object is a layer -----------------------------------------------------------------------
+
+
+class Affine:
+    """As the guide of Flux has it: a class with parameters that can be called."""
+
+    def __init__(self, W, b):
+        self.W, self.b = param(W), param(b)
+
+    def __call__(self, x):
+        return x @ self.W + self.b
+
+
+class Twice:
+    def __init__(self, layer):
+        self.parts = {"layer": layer, "name": "twice"}
+
+    def __call__(self, x):
+        return self.parts["layer"](self.parts["layer"](x))
+
+
+@pytest.fixture
+def mixed():
+    return Chain(
+        Dense(6, 4), Affine(rng.random((4, 3)), np.zeros(3)), Twice(Affine(np.eye(3), [1, 2, 3]))
+    )
+
+
+def test_objects_with_parameters_are_layers(mixed):
+    x = rng.random((5, 6))
+    expected = numpy_dense(mixed[0], x) @ np.float64(mixed[1].W.numpy()) + [2, 4, 6]
+
+    np.testing.assert_allclose(mixed(x), expected, rtol=1e-5)
+    assert {id(v) for v in mixed.trainable_variables} == {id(v) for v in params(mixed)}
+    assert len(mixed.trainable_variables) == 6
+    assert mixed.count_params() == 28 + 15 + 12
+    assert "  Affine(),                             # 15 parameters\n" in str(mixed)
+    assert "  Twice(),                              # 12 parameters\n" in str(mixed)
+    assert "# Total: 6 arrays, 55 parameters, 220 bytes." in str(mixed)
+
+
+def test_objects_with_parameters_train_with_keras_and_with_train(mixed):
+    x, y = rng.random((20, 6)), rng.random((20, 3))
+    before = [v.numpy() for v in params(mixed)]
+    mixed.compile("adam", "mse")
+    mixed.fit(x, y, verbose=0)
+    between = [v.numpy() for v in params(mixed)]
+    train(lambda x, y: mse(mixed(x), y), [(x, y)], Descent(0.1), progress=False)
+
+    for a, b, v in zip(before, between, params(mixed)):
+        assert np.any(a != b) and np.any(b != v.numpy())
+
+
+def test_objects_with_parameters_save_their_weights(mixed, tmp_path):
+    other = Chain(
+        Dense(6, 4), Affine(np.zeros((4, 3)), np.zeros(3)), Twice(Affine(np.eye(3), np.zeros(3)))
+    )
+    mixed.save_weights(tmp_path / "m.weights.h5")
+
+    other.load_weights(tmp_path / "m.weights.h5")
+
+    x = rng.random((5, 6))
+    np.testing.assert_array_equal(other(x), mixed(x))
+
+
+def test_objects_with_parameters_count_once_in_nested_chains():
+    affine = Affine(np.eye(3), np.zeros(3))
+    m = Chain(affine, Chain(affine, Twice(affine)))
+
+    assert len(m.trainable_variables) == 2
+    assert m.count_params() == 12
+
+
+def test_layers_that_objects_have_are_those_of_the_chain():
+    m = Chain(Twice(keras.layers.Dense(3)))
+    d = Dense(3, 2)
+    closed = Chain(lambda x: d(x))
+
+    assert not m.built
+    assert "  Twice(),                              # not built yet\n" in str(m)
+    m(rng.random((5, 3)))
+    assert m.layers == [m[0].parts["layer"]]
+    assert closed.layers == [d]
+    assert len(closed.trainable_variables) == 2
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Savable(Affine):
+    def get_config(self):
+        return {"W": self.W.numpy().tolist(), "b": self.b.numpy().tolist()}
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def double(x):
+    return 2 * x
+
+
+def named(x):
+    return x
+
+
+def test_registered_objects_and_functions_save_and_load(tmp_path):
+    m = Chain(Savable(np.eye(3), np.zeros(3)), double, tf.nn.softplus)
+    m[0].W.assign(2 * np.eye(3))
+    m.save(tmp_path / "m.keras")
+
+    again = keras.models.load_model(tmp_path / "m.keras")
+
+    x = rng.random((5, 3))
+    np.testing.assert_array_equal(again(x), m(x))
+    assert again[1] is double
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        (lambda x: x, "that can be found by its name, got <lambda> ("),
+        (named, "that can be found by its name, got named ("),
+        (functools.partial(tf.pow, y=2), "that can be made again, got partial(pow, y=2). "),
+        (Affine([[1.0]], [0.0]), "that can be made again, got Affine(). Give Affine a method "),
+    ],
+)
+def test_saving_says_what_could_not_be_loaded_and_how_to_register_it(part, told, tmp_path):
+    path = tmp_path / "m.keras"
+    path.write_bytes(b"an older model")
+    m = Chain(body=Chain(relu, part, name="inner"), name="outer")
+
+    with pytest.raises(ValueError, match=f"^{re.escape('Saving inner expects a layer 1 ' + told)}"):
+        m.save(path)
+    with pytest.raises(
+        ValueError, match=r'@keras\.saving\.register_keras_serializable\(package="mine"\)'
+    ):
+        m.save(path)
+    assert path.read_bytes() == b"an older model"
