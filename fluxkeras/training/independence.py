@@ -12,12 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from fluxkeras.data import DataLoader, prefetch, repeated
+from fluxkeras.nested import parts_of
+from fluxkeras.observations import Mapped
 from fluxkeras.parameters import Variable
 from fluxkeras.training.captures import Captures
 
 # What cannot depend on a model that is being trained.
 OF_ARRAYS = (
-    DataLoader | prefetch | repeated | keras.utils.PyDataset | tf.data.Dataset | tf.data.Iterator
+    prefetch | repeated | keras.utils.PyDataset | tf.data.Dataset | tf.data.Iterator
     | tf.Tensor | np.ndarray | int
 )  # fmt: skip
 VIEWS: list[Any] = [{}.keys(), {}.values(), {}.items()]
@@ -38,6 +40,9 @@ FUNCTIONS = (
 
 def is_independent(data: Any) -> bool:
     """Whether data cannot depend on the model, so that it may be read before it is trained on."""
+    if isinstance(data, DataLoader):
+        # One that reads in parallel reads ahead of its own accord.
+        return data.parallel or not any(map(_refers_to_model, _functions_of(data)))
     if isinstance(data, OF_ARRAYS) or type(data) in CONTAINERS:
         return True
     if type(data) is map:
@@ -46,6 +51,17 @@ def is_independent(data: Any) -> bool:
     if type(data) in ITERATORS:
         return all(map(is_independent, data.__reduce__()[1]))
     return False
+
+
+def _functions_of(loader: DataLoader) -> Iterator[Any]:
+    """What a loader computes with when it makes a batch."""
+    if callable(loader.collate):
+        yield loader.collate
+    parts = parts_of(loader.data)
+    while parts:
+        if isinstance(part := parts.pop(), Mapped):
+            yield part.f
+            parts += parts_of(part.data)
 
 
 def _refers_to_model(function: Any) -> bool:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fluxkeras import SGD, param, repeated, train
+from fluxkeras import SGD, DataLoader, mapobs, param, repeated, train
 from fluxkeras.training.independence import is_independent
 
 W = param(1.0)
@@ -95,3 +95,36 @@ def test_what_depends_on_the_model_is_never_read_too_early(data, form):
 
     np.testing.assert_allclose(history.losses, [1, 0.75, 0.5, 0.25])
     np.testing.assert_allclose(history.aux, [1, 0.75, 0.5, 0.25])
+
+
+SAMPLES = {"x": np.arange(6.0), "y": [np.ones(6), np.ones(6)]}
+SEEN = mapobs(lambda x: x * W, SAMPLES["x"])
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        DataLoader(SAMPLES, 2),
+        DataLoader(SAMPLES, 2, collate=True),
+        DataLoader(SAMPLES, 2, collate=False),
+        DataLoader(mapobs(lambda x: x + 1, SAMPLES["x"]), 2),
+        DataLoader(SEEN, 2, parallel=True),
+    ],
+    ids=str,
+)
+def test_a_loader_of_arrays_is_independent(loader):
+    assert is_independent(loader)
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        DataLoader(SEEN, 2),
+        DataLoader((SAMPLES["x"], SEEN), 2),
+        DataLoader(mapobs(lambda x: x + 1, SEEN), 2),
+        DataLoader(SAMPLES["x"], 2, collate=lambda items: np.stack(items) * W),
+    ],
+    ids=str,
+)
+def test_a_loader_whose_functions_may_see_the_model_depends_on_it(loader):
+    assert not is_independent(loader)
