@@ -4,19 +4,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from fluxkeras.checks import ShapeError, undressed
 from fluxkeras.layers.base import FluxLayer, apply
 from fluxkeras.layers.printing import describe, expanded
 from fluxkeras.layers.saving import loaded, saved
-from fluxkeras.parameters import KerasVariable, _parts, needs_building
+from fluxkeras.parameters import Variable, _parts, needs_building
 
 
 class Container(FluxLayer, keras.layers.Layer):
     """A layer made of others, which are there by position and, if wanted, by name.
 
-    Several inputs of a call become a tuple. Elements that are no Keras layers are searched for
-    variables and layers, which Keras then counts, trains and saves as those of this layer.
+    Several inputs of a call become a tuple. What the elements have that are no Keras layers, Keras
+    counts, trains and saves as well.
 
     Args:
         layers: the elements, or one list of them.
@@ -39,11 +40,11 @@ class Container(FluxLayer, keras.layers.Layer):
         reserved = {"layers", "name"} | (set() if connection is None else {"connection"})
         elements, names = _named(type(self).__name__, layers, named_layers, reserved)
         super().__init__(name=name)
+        # Keras lists variables in the order in which it is told of their layers.
+        self._inside = [layer for e in (*elements, connection) if (layer := _layer_of(e))]
         self._elements, self._names = elements, names
         if connection is not None:
             self.connection = connection
-        plain = [part for _, part in self.labelled() if not isinstance(part, keras.Layer)]
-        self._of_plain = list(_held(plain, set()))
         self._build_if_sizes_are_known()
 
     @property
@@ -54,8 +55,7 @@ class Container(FluxLayer, keras.layers.Layer):
     @property
     def layers(self) -> list[keras.Layer]:
         """The Keras layers within, each once."""
-        found = [*(part for _, part in self.labelled()), *self._of_plain]
-        return list({id(e): e for e in found if isinstance(e, keras.Layer)}.values())
+        return list({id(layer): layer for layer in self._inside}.values())
 
     def _build_if_sizes_are_known(self) -> None:
         if any(map(needs_building, self.layers)):
@@ -164,12 +164,35 @@ def _named(
     return elements, list(named_layers) or None
 
 
+class Held(keras.layers.Layer):
+    """The variables and Keras layers of an object that is no Keras layer, for Keras to find."""
+
+    def __init__(self, parts: list[Any]) -> None:
+        super().__init__()
+        self.parts, self.built = parts, True
+
+    @property
+    def layers(self) -> list[keras.Layer]:
+        """Those of the object."""
+        return [part for part in self.parts if isinstance(part, keras.Layer)]
+
+
+def _layer_of(element: Any) -> keras.Layer | None:
+    """The layer by which Keras knows of an element, if it has something to know of."""
+    if isinstance(element, keras.Layer):
+        return element
+    parts = list(_held(element, set()))
+    # Keras has no place for variables of TensorFlow's: an object that has some is left to `params`.
+    is_of_keras = not any(isinstance(part, tf.Variable) for part in parts)
+    return Held(parts) if parts and is_of_keras else None
+
+
 def _held(node: Any, seen: set[int]) -> Iterator[Any]:
-    """The variables and Keras layers that objects have, found as `params` finds them."""
+    """The variables and Keras layers that an object has, found as `params` finds them."""
     if id(node) in seen:
         return
     seen.add(id(node))
-    if isinstance(node, keras.Layer | KerasVariable):
+    if isinstance(node, keras.Layer | Variable):
         yield node
         return
     for part in _parts(node):

@@ -454,6 +454,14 @@ class Affine:
         return x @ self.W + self.b
 
 
+class TensorFlows:
+    def __init__(self):
+        self.first, self.second = tf.Variable(1.0), param(1.0)
+
+    def __call__(self, x):
+        return self.first * x + self.second
+
+
 class Twice:
     def __init__(self, layer):
         self.parts = {"layer": layer, "name": "twice"}
@@ -474,8 +482,10 @@ def test_objects_with_parameters_are_layers(mixed):
     expected = numpy_dense(mixed[0], x) @ np.float64(mixed[1].W.numpy()) + [2, 4, 6]
 
     np.testing.assert_allclose(mixed(x), expected, rtol=1e-5)
-    assert {id(v) for v in mixed.trainable_variables} == {id(v) for v in params(mixed)}
-    assert len(mixed.trainable_variables) == 6
+    inner = mixed[2].parts["layer"]
+    expected_order = [mixed[0].kernel, mixed[0].bias, mixed[1].W, mixed[1].b, inner.W, inner.b]
+    for variables in mixed.trainable_variables, params(mixed):
+        assert [id(v) for v in variables] == [id(v) for v in expected_order]
     assert mixed.count_params() == 28 + 15 + 12
     assert "  Affine(),                             # 15 parameters\n" in str(mixed)
     assert "  Twice(),                              # 12 parameters\n" in str(mixed)
@@ -522,9 +532,16 @@ def test_layers_that_objects_have_are_those_of_the_chain():
     assert not m.built
     assert "  Twice(),                              # not built yet\n" in str(m)
     m(rng.random((5, 3)))
-    assert m.layers == [m[0].parts["layer"]]
-    assert closed.layers == [d]
-    assert len(closed.trainable_variables) == 2
+    assert [layer.layers for layer in m.layers] == [[m[0].parts["layer"]]]
+    assert len(m.trainable_variables) == 2
+    assert [id(v) for v in closed.trainable_variables] == [id(d.kernel), id(d.bias)]
+
+
+def test_variables_of_tensorflow_are_found_by_params_alone():
+    m = Chain(Dense(3, 3), TensorFlows())
+
+    assert len(m.trainable_variables) == 2
+    assert [id(v) for v in params(m)[2:]] == [id(m[1].first), id(m[1].second)]
 
 
 @keras.saving.register_keras_serializable(package="tests")

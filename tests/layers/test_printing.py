@@ -1,9 +1,25 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from fluxkeras import Chain, Dense, relu, softmax, σ
+from fluxkeras import Chain, Dense, Parallel, SkipConnection, leakyrelu, param, relu, softmax, σ
 from fluxkeras.layers.printing import describe
+
+
+class Affine:
+    def __init__(self):
+        self.weights = [param([1.0, 2.0])]
+
+    def __call__(self, x):
+        return x * self.weights[0]
+
+
+class Named(Affine):
+    def __repr__(self):
+        return "a named one"
 
 
 def test_a_chain_prints_its_layers_and_counts_as_flux_does():
@@ -43,6 +59,57 @@ def test_a_chain_that_is_not_built_says_so():
     assert "# 9 parameters" in str(m)
 
 
+def test_numbers_that_will_not_train_are_told():
+    m = Chain(*(Dense(1, 1) for _ in range(4)))
+    m[0].kernel.assign([[0.0]])
+    m[1].kernel.assign([[np.nan]])
+    m[2].bias.assign([-np.inf])
+
+    lines = str(m).splitlines()
+
+    assert lines[1].endswith("# 2 parameters  (all zero)")
+    assert lines[2].endswith("# 2 parameters  (some NaN)")
+    assert lines[3].endswith("# 2 parameters  (some Inf)")
+    assert lines[4].endswith("# 2 parameters")
+
+
+def test_layers_side_by_side_print_inside_a_chain():
+    m = Chain(Parallel(tf.add, a=Dense(2, 3), b=SkipConnection(relu, tf.multiply)), Affine())
+
+    assert str(m) == (
+        "Chain(\n"
+        "  Parallel(\n"
+        "    add,\n"
+        "    a = Dense(2 => 3),                  # 9 parameters\n"
+        "    b = SkipConnection(\n"
+        "      relu,\n"
+        "      multiply,\n"
+        "    ),\n"
+        "  ),\n"
+        "  Affine(),                             # 2 parameters\n"
+        ")                   # Total: 3 arrays, 11 parameters, 44 bytes."
+    )
+
+
+def test_parameters_that_functions_close_over_are_counted():
+    d = Dense(2, 3)
+
+    assert "  <lambda>,                             # 9 parameters\n" in str(Chain(lambda x: d(x)))
+
+
+def test_a_chain_prints_while_it_is_compiled():
+    m, seen = Chain(Dense(2, 1)), []
+
+    @tf.function
+    def call(x):
+        seen.append(str(m))
+        return m(x)
+
+    call(tf.ones((1, 2)))
+
+    assert seen == [str(m)]
+
+
 def test_a_long_line_keeps_its_comment_apart():
     m = Chain(keras.layers.Dense(2, activation="relu", kernel_initializer="ones", use_bias=False))
     m(np.ones((1, 1)))
@@ -58,6 +125,11 @@ def test_a_long_line_keeps_its_comment_apart():
         (Dense(2, 3, σ), "Dense(2 => 3, σ)"),
         (keras.layers.Dropout(0.3), "Dropout(rate=0.3)"),
         (keras.layers.Flatten(), "Flatten()"),
+        (keras.layers.TimeDistributed(Chain(lambda x: x)), "TimeDistributed()"),
+        (functools.partial(leakyrelu, a=0.2), "partial(leakyrelu, a=0.2)"),
+        (functools.partial(tf.pow, 2), "partial(pow, 2)"),
+        (Affine(), "Affine()"),
+        (Named(), "a named one"),
         (keras.Sequential([keras.layers.Flatten()], name="net"), "Sequential('net')"),
     ],
 )
