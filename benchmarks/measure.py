@@ -11,6 +11,8 @@ THROTTLED, EVERY_BATCH = "throttled callback", "callback on every batch"
 JIT, SCAN, PYTORCH = "JAX jit", "JAX scan", "PyTorch"
 
 LEAST_TRAINED, MOST_ELAPSED, SAME_ROUNDS = 3.0, 12.0, 3
+# XLA compiles for one length after the other, each once training on it has taken as long.
+LEAST_RAGGED, MOST_RAGGED = 120.0, 300.0
 
 Run = Callable[[], Any]
 Clock = Callable[[], float]

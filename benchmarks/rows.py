@@ -9,7 +9,10 @@ from benchmarks.loops import ways_by_hand, ways_to_fit, ways_to_train
 from benchmarks.measure import (
     BY_HAND,
     FIT,
+    LEAST_RAGGED,
     LEAST_TRAINED,
+    MOST_ELAPSED,
+    MOST_RAGGED,
     THROTTLED,
     Row,
     fastest,
@@ -56,13 +59,20 @@ class Rows:
         ours = ways_to_train(workload, data)
         for name, run in ours.items():
             # What is throttled runs in the forms that have settled without a callback.
-            least = 0.0 if name == THROTTLED else QUICK_LEAST if self.quick else LEAST_TRAINED
-            settle(run, least)
+            settle(run, *((0.0,) if name == THROTTLED else self._patience(workload)))
         runs = {**ours, **self._in_tensorflow(row, workload, data), **_others(row, workload, data)}
         interleaved(runs, 1)
         row.seconds = interleaved(runs, self.repeats)
         row.notes |= {name: run.note for name, run in ours.items()}
         return row
+
+    def _patience(self, workload: Workload) -> tuple[float, float]:
+        """The seconds of training after which forms have settled, and at most of all."""
+        if self.quick:
+            return QUICK_LEAST, MOST_ELAPSED
+        if workload.is_ragged:
+            return LEAST_RAGGED, MOST_RAGGED
+        return LEAST_TRAINED, MOST_ELAPSED
 
     def _in_tensorflow(self, row: Row, workload: Workload, data: Data) -> dict[str, Run]:
         row.notes[BY_HAND], by_hand = fastest(ways_by_hand(workload, data))
