@@ -288,7 +288,7 @@ class Embedding(FluxLayer, keras.layers.Embedding):
         A layer with the variable `embeddings`, of shape `(in, out)`. It takes an index from 0 to
         `in - 1`, or an array of whole numbers, and returns its shape with `(out,)` behind it; or an
         array of Booleans or fractions that is one-hot along the last axis, of length `in`, and
-        returns `(..., out)`.
+        returns `(..., out)`. Fractions of another last axis are taken for indices, as Keras does.
 
     Raises:
         ValueError: if the arguments are none of the above, or `padding_idx` is no index.
@@ -340,14 +340,8 @@ class Embedding(FluxLayer, keras.layers.Embedding):
 
     def looked_up(self, x: Tensor) -> Tensor:
         """The vectors of indices, or of one-hot arrays."""
-        is_onehot = not tf.as_dtype(x.dtype).is_integer
+        is_onehot = self.is_onehot(x)
         if is_onehot:
-            if not len(x.shape) or x.shape[-1] not in (None, self.input_dim):
-                kind = tf.as_dtype(x.dtype).name
-                raise ShapeError(
-                    f"{self} expects whole numbers, or one-hot inputs of shape "
-                    f"(..., {self.input_dim}), got {kind} of shape {tuple(x.shape)}."
-                )
             hot = keras.ops.cast(x, self.compute_dtype)
             y = keras.ops.tensordot(hot, self.embeddings, 1)
         else:
@@ -356,6 +350,16 @@ class Embedding(FluxLayer, keras.layers.Embedding):
             return y
         is_padding = x[..., self.padding_idx] if is_onehot else tf.equal(x, self.padding_idx)
         return tf.where(is_padding[..., None], tf.stop_gradient(y), y)
+
+    def is_onehot(self, x: Tensor) -> bool:
+        """Whether `x` is to be read as one-hot arrays: Booleans, or fractions of that length."""
+        fits = len(x.shape) > 0 and x.shape[-1] == self.input_dim
+        if x.dtype == "bool" and not fits:
+            raise ShapeError(
+                f"{self} expects one-hot inputs of shape (..., {self.input_dim}), "
+                f"got {tuple(x.shape)}."
+            )
+        return fits and not tf.as_dtype(x.dtype).is_integer
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         # Keras's formula knows neither one-hot arrays nor bags.
@@ -454,8 +458,7 @@ class EmbeddingBag(Embedding):
         return super().__call__(x, offsets, **kwargs)
 
     def call(self, x: Tensor, offsets: Tensor | None = None) -> Tensor:
-        is_onehot = not tf.as_dtype(x.dtype).is_integer
-        if len(x.shape) < 1 + is_onehot:
+        if len(x.shape) < 1 + self.is_onehot(x):
             raise ShapeError(f"{self} expects bags of indices, got just one index.")
         whole, in_segments = REDUCTIONS[self.reduction]
         y = self.looked_up(x)

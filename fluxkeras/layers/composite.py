@@ -167,8 +167,8 @@ def _named(
 class Held(keras.layers.Layer):
     """The variables and Keras layers of an object that is no Keras layer, for Keras to find."""
 
-    def __init__(self, parts: list[Any]) -> None:
-        super().__init__()
+    def __init__(self, parts: list[Any], name: str) -> None:
+        super().__init__(name=name)
         self.parts, self.built = parts, True
 
     @property
@@ -184,7 +184,8 @@ def _layer_of(element: Any) -> keras.Layer | None:
     parts = list(_held(element, set()))
     # Keras has no place for variables of TensorFlow's: an object that has some is left to `params`.
     is_of_keras = not any(isinstance(part, tf.Variable) for part in parts)
-    return Held(parts) if parts and is_of_keras else None
+    name = getattr(element, "__name__", type(element).__name__)
+    return Held(parts, name) if parts and is_of_keras else None
 
 
 def _held(node: Any, seen: set[int]) -> Iterator[Any]:

@@ -34,6 +34,12 @@ class Joined(Container):
         if not len(self):
             raise ValueError(f"{kind} expects one layer or more, got none.")
 
+    @property
+    def input_size(self) -> int | None:
+        """The length of the last axis of the input, if it is one for all layers."""
+        sizes = {getattr(element, "input_size", None) for element in self}
+        return sizes.pop() if len(sizes) == 1 else None
+
     def inputs(self, x: Any) -> Sequence[Any]:
         """One input for each layer."""
         if not isinstance(x, tuple | list):

@@ -1,5 +1,6 @@
 """Chain and Dense: layers that are called one after another, and the fully connected one."""
 
+import inspect
 from typing import Any
 
 import keras
@@ -158,6 +159,23 @@ class Chain(Container, keras.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         self.get_config()  # raises what Keras would raise after it has emptied the file
         super().save(*args, **kwargs)
+
+    def export(self, *args: Any, input_signature: Any = None, **options: Any) -> None:
+        if input_signature is None and self.input_size:
+            shape = (None, self.input_size)
+            input_signature = [keras.layers.InputSpec(shape=shape, dtype=self.input_dtype)]
+        if input_signature is not None:
+            # Keras traces the model for this shape as well, and for that of `build`.
+            self.build(*(keras.tree.map_structure(lambda x: tuple(x.shape), input_signature)))
+            if "input_signature" in inspect.signature(super().export).parameters:
+                options["input_signature"] = input_signature
+        elif not (self.get_build_config() or {}).get("input_shape"):
+            raise ValueError(
+                f"Exporting {self.name} expects to be told the shape of its input, of which its "
+                "first layer knows nothing. Write m.export(folder, "
+                "input_signature=[keras.layers.InputSpec(shape=(None, 28, 28))])."
+            )
+        super().export(*args, **options)
 
     def activations(self, *xs: Any) -> tuple[Any, ...]:
         """The outputs of all layers, the last of which is that of the chain.

@@ -61,6 +61,22 @@ def test_parallel_gives_its_only_layer_every_input():
     assert float(m(tf.constant(1.0), tf.constant(2.0), tf.constant(3.0))) == 1 + 40 + 900
 
 
+def test_a_chain_of_several_inputs_fits_saves_and_exports(tmp_path):
+    m = Chain(Parallel(tf.add, Dense(4, 2), Dense(3, 2)), relu)
+    x, y = np.float32(randoms(6, 4)), np.float32(randoms(6, 3))
+    m.compile("adam", "mse")
+    m.fit([x, y], np.ones((6, 2)), verbose=0)
+    m.save(tmp_path / "m.keras")
+    specs = [keras.layers.InputSpec(shape=(None, n), dtype="float32") for n in (4, 3)]
+    m.export(tmp_path / "m", verbose=False, input_signature=[tuple(specs)])
+
+    exported = tf.saved_model.load(tmp_path / "m")
+
+    close(exported.serve((x, y)), m(x, y))
+    close(keras.models.load_model(tmp_path / "m.keras")(x, y), m(x, y))
+    close(m.predict([x, y], verbose=0), m(x, y))
+
+
 def test_parallel_has_names():
     m = Parallel(tf.add, α=Dense(10, 2, tanh), β=Dense(5, 2))
 

@@ -11,8 +11,10 @@ from fluxkeras import (
     Chain,
     Dense,
     Descent,
+    Embedding,
     ShapeError,
     activations,
+    flatten,
     mse,
     param,
     params,
@@ -381,6 +383,29 @@ def test_chain_fits_and_exports_as_a_keras_model(m, tmp_path):
 
     assert history[-1] < history[0]
     np.testing.assert_allclose(saved.serve(tf.constant(x, tf.float32)), m(x), rtol=1e-5)
+
+
+def test_chain_exports_before_it_was_called(tmp_path):
+    m = Chain(Dense(6, 4, σ), lambda x: 2 * x)
+    x = tf.constant(rng.random((5, 6)), tf.float32)
+
+    m.export(tmp_path / "saved", verbose=False)
+    saved = tf.saved_model.load(tmp_path / "saved")
+
+    np.testing.assert_allclose(saved.serve(x), m(x), rtol=1e-5)
+
+
+def test_chain_exports_with_a_signature_where_its_layers_know_no_size(tmp_path):
+    m = Chain(Embedding(10, 4), flatten, Dense(12, 2), name="words")
+    x = tf.constant([[1, 2, 3]])
+
+    with pytest.raises(ValueError, match=r"^Exporting words expects to be told the shape of its"):
+        m.export(tmp_path / "saved", verbose=False)
+    spec = keras.layers.InputSpec(shape=(None, 3), dtype="int32")
+    m.export(tmp_path / "saved", verbose=False, input_signature=[spec])
+    saved = tf.saved_model.load(tmp_path / "saved")
+
+    np.testing.assert_allclose(saved.serve(x), m(x), rtol=1e-5)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
