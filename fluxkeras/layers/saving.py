@@ -6,7 +6,6 @@ and Python's `operator` are added, and an error, while saving, for what no name 
 
 import operator
 import types
-import warnings
 from typing import Any
 
 import keras
@@ -16,6 +15,7 @@ from fluxkeras.layers.printing import describe
 
 LIBRARIES = {
     "operator": operator,
+    "keras.activations": keras.activations,
     "keras.ops": keras.ops,
     "tf": tf,
     "tf.math": tf.math,
@@ -35,11 +35,9 @@ def saved(part: Any, role: str, whole: keras.Layer) -> Any:
     Raises:
         ValueError: when loading, nothing would find it.
     """
-    if name := _name_in_libraries(part):
-        return {"function": name}
     if isinstance(part, types.FunctionType | types.BuiltinFunctionType):
-        if _is_found_again(part):
-            return keras.saving.serialize_keras_object(part)
+        if name := _name(part):
+            return {"function": name}
         raise ValueError(
             f"Saving {whole.name} expects {role} that can be found by its name, got "
             f"{_place(part)}. Write it with def at the top of a module, and put {REGISTER} above "
@@ -49,7 +47,7 @@ def saved(part: Any, role: str, whole: keras.Layer) -> Any:
         return keras.saving.serialize_keras_object(part)
     kind = type(part)
     name = keras.saving.get_registered_name(kind)
-    if keras.saving.get_registered_object(name) is kind:
+    if _look_up(name) is kind:
         return {"object": name, "config": part.get_config()}
     raise ValueError(
         f"Saving {whole.name} expects {role} that can be made again, got {describe(part)}. Give "
@@ -62,37 +60,32 @@ def loaded(config: Any, custom_objects: Any = None) -> Any:
     """The part of which a configuration has this."""
     keys = config.keys() if isinstance(config, dict) else ()
     if keys == {"function"}:
-        library, _, name = config["function"].rpartition(".")
-        return getattr(LIBRARIES[library], name)
+        return _found(config["function"], custom_objects)
     if keys == {"object", "config"}:
-        kind = keras.saving.get_registered_object(config["object"], custom_objects)
-        if kind is None:
-            raise ValueError(
-                f"Loading expects the class {config['object']!r} to be registered. Import the "
-                "module that has it first."
-            )
-        return kind(**config["config"])
+        return _found(config["object"], custom_objects)(**config["config"])
     return keras.saving.deserialize_keras_object(config, custom_objects=custom_objects)
 
 
-def _name_in_libraries(part: Any) -> str | None:
-    name = getattr(part, "__name__", None)
-    for library, module in LIBRARIES.items():
-        if isinstance(name, str) and getattr(module, name, None) is part:
-            return f"{library}.{name}"
-    return None
+def _name(function: Any) -> str | None:
+    """The name by which a function is found, if it is."""
+    name = function.__name__
+    names = keras.saving.get_registered_name(function), *(f"{lib}.{name}" for lib in LIBRARIES)
+    return next((name for name in names if _look_up(name) is function), None)
 
 
-def _is_found_again(function: Any) -> bool:
-    if function.__name__ == "<lambda>":
-        return False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            config = keras.saving.serialize_keras_object(function)
-            return keras.saving.deserialize_keras_object(config) is function
-    except Exception:  # of which there is one for each way in which Keras does not find it
-        return False
+def _found(name: str, custom_objects: Any) -> Any:
+    found = _look_up(name, custom_objects)
+    if found is None:
+        raise ValueError(
+            f"Loading expects {name!r} to be registered. Import the module that has it first."
+        )
+    return found
+
+
+def _look_up(name: str, custom_objects: Any = None) -> Any:
+    library, _, short = name.rpartition(".")
+    registered = keras.saving.get_registered_object(name, custom_objects)
+    return registered or getattr(LIBRARIES.get(library), short, None)
 
 
 def _place(function: Any) -> str:

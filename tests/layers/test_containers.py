@@ -68,7 +68,7 @@ def test_a_chain_of_several_inputs_fits_saves_and_exports(tmp_path):
     m.fit([x, y], np.ones((6, 2)), verbose=0)
     m.save(tmp_path / "m.keras")
     specs = [keras.layers.InputSpec(shape=(None, n), dtype="float32") for n in (4, 3)]
-    m.export(tmp_path / "m", verbose=False, input_signature=[tuple(specs)])
+    m.export(tmp_path / "m", input_signature=[tuple(specs)])
 
     exported = tf.saved_model.load(tmp_path / "m")
 

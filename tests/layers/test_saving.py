@@ -56,11 +56,13 @@ def test_an_object_is_registered():
         saved(Unregistered(3), "a layer 1", WHOLE)
 
 
-def test_a_class_that_is_gone_is_named():
-    message = "Loading expects the class 'mine>Gone' to be registered. Import "
+def test_what_is_gone_is_named():
+    message = "Loading expects 'mine>Gone' to be registered. Import the module that has it first."
 
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         loaded({"object": "mine>Gone", "config": {}})
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        loaded({"function": "mine>Gone"})
 
 
 def test_a_function_is_told_with_its_place():
