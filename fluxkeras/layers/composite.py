@@ -41,7 +41,8 @@ class Container(FluxLayer, keras.layers.Layer):
         elements, names = _named(type(self).__name__, layers, named_layers, reserved)
         super().__init__(name=name)
         # Keras lists variables in the order in which it is told of their layers.
-        self._inside = [layer for e in (*elements, connection) if (layer := _layer_of(e))]
+        inside = map(_layer_of, (*elements, connection))
+        self._inside = [layer for layer in inside if layer is not None]
         self._elements, self._names = elements, names
         if connection is not None:
             self.connection = connection
@@ -113,18 +114,20 @@ class Container(FluxLayer, keras.layers.Layer):
         return cls(*first, name=name, **dict(zip(names, elements, strict=True)))
 
     def get_config(self) -> dict[str, Any]:
-        return {
+        config = {
             "name": self.name,
             "layers": [saved(part, f"a layer {label}", self) for label, part in self.by_label()],
             "names": self._names,
-            "connection": self.connection and saved(self.connection, "a connection", self),
         }
+        if self.connection is not None:
+            config["connection"] = saved(self.connection, "a connection", self)
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         elements = [loaded(part, custom_objects) for part in config["layers"]]
-        connection = config.get("connection")
-        connection = connection and loaded(connection, custom_objects)
+        joins = "connection" in config
+        connection = loaded(config["connection"], custom_objects) if joins else None
         return cls._made(elements, config["names"], config["name"], connection)
 
     def __repr__(self) -> str:

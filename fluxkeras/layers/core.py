@@ -128,10 +128,14 @@ class Chain(Container, keras.Model):
 
     Returns:
         A `keras.Model`, built already if its first layer knows the size of its input. `m[0]`,
-        `m[-1]` and `m["encoder"]` are its layers, `m[1:]` is a chain that shares them. A sample
-        without batch axis gives an answer without one.
+        `m[-1]` and `m["encoder"]` are its layers, `m[1:]` is a chain that shares them, and
+        `m.activations(x)` are the outputs of all. A sample without batch axis gives an answer
+        without one; several inputs go to the first layer as a tuple. Any object with `param`s that
+        can be called is a layer: Keras counts, trains and saves these with the model.
 
     Raises:
+        ValueError: if a layer is called `layers` or `name`; when saved, if a layer could not be
+            found again.
         ShapeError: when called, if a layer gets another shape than it expects.
 
     Example:
@@ -161,20 +165,24 @@ class Chain(Container, keras.Model):
         super().save(*args, **kwargs)
 
     def export(self, *args: Any, input_signature: Any = None, **options: Any) -> None:
-        if input_signature is None and self.input_size:
-            shape = (None, self.input_size)
-            input_signature = [keras.layers.InputSpec(shape=shape, dtype=self.input_dtype)]
-        if input_signature is not None:
-            # Keras traces the model for this shape as well, and for that of `build`.
-            self.build(*(keras.tree.map_structure(lambda x: tuple(x.shape), input_signature)))
-            if "input_signature" in inspect.signature(super().export).parameters:
-                options["input_signature"] = input_signature
-        elif not (self.get_build_config() or {}).get("input_shape"):
+        shape = (self.get_build_config() or {}).get("input_shape")
+        if input_signature is None and self.built and not shape:
             raise ValueError(
                 f"Exporting {self.name} expects to be told the shape of its input, of which its "
                 "first layer knows nothing. Write m.export(folder, "
                 "input_signature=[keras.layers.InputSpec(shape=(None, 28, 28))])."
             )
+        if input_signature is None and shape and not isinstance(shape[0], tuple | list):
+            spec = keras.layers.InputSpec(
+                shape=(None, *(shape[1:] or shape)), dtype=self.input_dtype
+            )
+            input_signature = [spec]
+        if input_signature is not None:
+            shapes = keras.tree.map_structure(lambda x: tuple(x.shape), tuple(input_signature))
+            # Keras traces the model for the shape given here and for that of `build`.
+            self.build(shapes[0] if len(shapes) == 1 else shapes)
+            if "input_signature" in inspect.signature(super().export).parameters:
+                options["input_signature"] = input_signature
         super().export(*args, **options)
 
     def activations(self, *xs: Any) -> tuple[Any, ...]:

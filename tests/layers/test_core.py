@@ -403,6 +403,17 @@ def test_chain_exports_before_it_was_called(tmp_path):
     np.testing.assert_allclose(saved.serve(x), m(x), rtol=1e-5)
 
 
+def test_chain_exports_as_it_was_called(tmp_path):
+    m = Chain(Dense(6, 4), keras.layers.LSTM(3))
+    x = tf.constant(rng.random((5, 7, 6)), tf.float32)
+    y = m(x)
+
+    m.export(tmp_path / "saved")
+    saved = tf.saved_model.load(tmp_path / "saved")
+
+    np.testing.assert_allclose(saved.serve(x[:2]), y[:2], rtol=1e-5)
+
+
 @NEEDS_SIGNATURE
 def test_chain_exports_with_a_signature_where_its_layers_know_no_size(tmp_path):
     m = Chain(Embedding(10, 4), flatten, Dense(12, 2), name="words")
