@@ -110,11 +110,12 @@ def _variables(node: Any, seen: set[int]) -> Iterator[Variable]:
         yield from node.trainable_variables
     elif isinstance(node, tf.Module):
         yield from node.trainable_variables
-    for part in _parts(node):
+    for part in held_by(node):
         yield from _variables(part, seen)
 
 
-def _parts(node: Any) -> list[Any]:
+def held_by(node: Any) -> list[Any]:
+    """What a Python object, a collection or a function holds that may be trained."""
     if isinstance(node, Mapping):
         return list(node.values())
     if isinstance(node, list | tuple | set | frozenset):

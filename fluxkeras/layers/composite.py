@@ -10,7 +10,7 @@ from fluxkeras.checks import ShapeError, undressed
 from fluxkeras.layers.base import FluxLayer, apply
 from fluxkeras.layers.printing import describe, expanded
 from fluxkeras.layers.saving import loaded, saved
-from fluxkeras.parameters import Variable, _parts, needs_building
+from fluxkeras.parameters import Variable, held_by, needs_building
 
 
 class Container(FluxLayer, keras.layers.Layer):
@@ -199,7 +199,7 @@ def _held(node: Any, seen: set[int]) -> Iterator[Any]:
     if isinstance(node, keras.Layer | Variable):
         yield node
         return
-    for part in _parts(node):
+    for part in held_by(node):
         yield from _held(part, seen)
 
 
