@@ -11,6 +11,7 @@ each, in an order that its own seed fixes; without one, `keras.utils.set_random_
 
 import inspect
 import math
+import random
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -263,7 +264,7 @@ def truncated_normal(
         warn("truncated_normal: mean is more than 2 std from lo and hi; values may be inexact.")
     below, above = (math.erf((bound - mean) / (std * math.sqrt(2))) for bound in (lo, hi))
     # In float32 the quantiles of the tails would be steps.
-    u = keras.random.uniform(shape, below, above, dtype="float64", seed=seed)
+    u = keras.random.uniform(shape, below, above, dtype="float64", seed=_fixed(seed))
     x = mean + std * math.sqrt(2) * tf.math.erfinv(u)
     return tf.cast(tf.clip_by_value(x, lo, hi), _float(dtype))
 
@@ -461,7 +462,7 @@ def rand32(*shape: int, seed: Seed = None, dtype: Any = "float32") -> Tensor:
 
     Source: Flux's `rand32`.
     """
-    return keras.random.uniform(shape, dtype=dtype, seed=seed)
+    return keras.random.uniform(shape, dtype=dtype, seed=_fixed(seed))
 
 
 @_initialiser
@@ -485,12 +486,17 @@ def randn32(*shape: int, seed: Seed = None, dtype: Any = "float32") -> Tensor:
     return _normal(shape, 1.0, seed, dtype)
 
 
+def _fixed(seed: Seed) -> Any:
+    # As Keras's initialisers do. Its global generator is not always set back by a new seed.
+    return random.randrange(1, 10**9) if seed is None else seed
+
+
 def _uniform(shape: Shape, bound: float, seed: Seed, dtype: Any) -> Tensor:
-    return keras.random.uniform(shape, -bound, bound, dtype=dtype, seed=seed)
+    return keras.random.uniform(shape, -bound, bound, dtype=dtype, seed=_fixed(seed))
 
 
 def _normal(shape: Shape, std: float, seed: Seed, dtype: Any) -> Tensor:
-    return keras.random.normal(shape, 0.0, std, dtype=dtype, seed=seed)
+    return keras.random.normal(shape, 0.0, std, dtype=dtype, seed=_fixed(seed))
 
 
 def _float(dtype: Any) -> Any:

@@ -256,12 +256,12 @@ def test_keywords_alone_give_an_initialiser_that_keeps_them():
 
 @pytest.mark.parametrize("init", RANDOM, ids=repr)
 def test_seeds(init):
-    keras.utils.set_random_seed(1)
-    first, second = init(4, 6), init(4, 6)
-    keras.utils.set_random_seed(1)
     generator = keras.random.SeedGenerator(5)
     drawn = init(4, 6, seed=generator), init(4, 6, seed=generator)
     again = init(seed=keras.random.SeedGenerator(5))
+    keras.utils.set_random_seed(1)
+    first, second = init(4, 6), init(4, 6)
+    keras.utils.set_random_seed(1)
 
     np.testing.assert_array_equal(first, init(4, 6))
     assert np.any(first != second)

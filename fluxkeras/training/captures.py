@@ -144,7 +144,9 @@ def _named(code: types.CodeType, namespace: Mapping[str, Any]) -> Iterator[Any]:
 
 def _attributes(value: Any, known: set[str]) -> Iterator[tuple[str, Any]]:
     if isinstance(value, keras.Layer):
-        yield from ((n, v) for n, v in list(vars(value).items()) if n not in _bookkeeping())
+        # Keras's recurrent cells set attributes to None at their first call.
+        own = [(n, v) for n, v in list(vars(value).items()) if v is not None]
+        yield from ((n, v) for n, v in own if n not in _bookkeeping())
         yield "trainable", value.trainable
         yield "layers", getattr(value, "layers", ())
         yield "class", type(value)

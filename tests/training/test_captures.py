@@ -307,3 +307,12 @@ def test_what_is_too_deep_to_compare_is_the_same_as_nothing():
 )
 def test_arrays_of_any_kind_count_by_value(array):
     assert fingerprint(array) == fingerprint(array.copy())
+
+
+def test_a_layer_that_was_called_is_the_same_layer():
+    lstm = keras.layers.LSTM(2)
+    lstm.build((None, 3, 1))
+    loss = lambda x: tf.reduce_sum(lstm(x))  # noqa: E731
+    before = Captures(loss).fingerprint
+    loss(np.ones((1, 3, 1)))
+    assert Captures(loss).fingerprint == before
