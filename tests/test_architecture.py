@@ -30,6 +30,7 @@ ROWS = [
         "layers.padding",
         "layers.resize",
         "layers.dropout",
+        "layers.normalise",
         "layers.cells",
         "training.blocks",
         "training.independence",
