@@ -16,7 +16,7 @@ ROWS = [
     ["array_utilities"],
     ["observations"],
     ["activations", "hyper_parameters", "initialisers", "parameters"],
-    ["pairs", "model_state", "onehot_arrays", "optimisers", "data"],
+    ["gradients", "pairs", "model_state", "onehot_arrays", "optimisers", "data"],
     ["losses", "margin_losses"],
     ["class_losses", "conversions", "adaptive_rules", "adam_rules", "rule_chain", "rule_state"],
     ["layers.printing", "training.callbacks", "training.history", "training.progress"],
