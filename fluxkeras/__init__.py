@@ -30,6 +30,7 @@ from fluxkeras.parameters import *
 from fluxkeras.losses import *
 from fluxkeras.class_losses import *
 from fluxkeras.margin_losses import *
+from fluxkeras.keras_losses import *
 from fluxkeras.gradients import *
 from fluxkeras.optimisers import *
 from fluxkeras.adaptive_rules import *

@@ -19,6 +19,7 @@ ROWS = [
     ["gradients", "pairs", "model_state", "onehot_arrays", "optimisers", "data"],
     ["losses", "margin_losses"],
     ["class_losses", "conversions", "adaptive_rules", "adam_rules", "rule_chain", "rule_state"],
+    ["keras_losses"],
     ["layers.printing", "training.callbacks", "training.history", "training.progress"],
     ["layers.base", "layers.arguments", "layers.saving"],
     ["layers.composite", "layers.windows"],

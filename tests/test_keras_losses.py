@@ -1,0 +1,72 @@
+"""Losses for Keras against the same losses called by hand."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import fluxkeras
+from fluxkeras import Chain, Dense, as_keras_loss, dice_coeff_loss, mse, σ
+
+rng = np.random.default_rng(0)
+ŷ = rng.uniform(0.1, 0.9, size=(6, 4)).astype("float32")
+Y = np.eye(4, dtype="float32")[rng.integers(4, size=6)]
+NAMES = [
+    "mse", "mae", "msle", "huber_loss", "crossentropy", "logitcrossentropy", "binarycrossentropy",
+    "logitbinarycrossentropy", "kldivergence", "poisson_loss", "hinge_loss", "squared_hinge_loss",
+    "dice_coeff_loss", "tversky_loss", "binary_focal_loss", "focal_loss",
+    "siamese_contrastive_loss",
+]  # fmt: skip
+
+
+def absolute(y_hat, y):
+    return tf.reduce_mean(tf.abs(y_hat - y))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_the_mean_over_the_samples(name):
+    f = getattr(fluxkeras, name)
+    each = [float(f(ŷ[i : i + 1], Y[i : i + 1])) for i in range(6)]
+    loss = as_keras_loss(f)
+    assert loss.name == name
+    np.testing.assert_allclose(loss(Y, ŷ), np.mean(each), rtol=1e-5)
+    weights = rng.random(6).astype("float32")
+    given = loss(Y, ŷ, sample_weight=weights)
+    np.testing.assert_allclose(given, np.mean(np.array(each) * weights), rtol=1e-5)
+
+
+def test_options_are_those_of_the_loss():
+    loss = as_keras_loss(fluxkeras.focal_loss, gamma=3.0)
+    np.testing.assert_allclose(loss(Y, ŷ), fluxkeras.focal_loss(ŷ, Y, gamma=3.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("f", [mse, dice_coeff_loss])
+def test_a_compiled_model_saves_and_loads(f, tmp_path):
+    m = Chain(Dense(3, 4, σ))
+    m.compile("sgd", loss=as_keras_loss(f))
+    x = rng.random((6, 3)).astype("float32")
+    m.fit(x, Y, verbose=0)
+    m.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    expected = m.evaluate(x, Y, verbose=0)
+    np.testing.assert_allclose(loaded.evaluate(x, Y, verbose=0), expected, rtol=1e-6)
+
+
+def test_a_loss_of_your_own_has_to_be_registered_to_be_saved():
+    loss = as_keras_loss(absolute)
+    np.testing.assert_allclose(loss(Y, ŷ), np.abs(ŷ - Y).mean(), rtol=1e-5)
+    with pytest.raises(ValueError, match="the loss absolute cannot be saved"):
+        loss.get_config()
+
+
+@pytest.mark.parametrize(
+    ("f", "options", "message"),
+    [
+        ("mse", {}, "expects a function"),
+        (mse, {"agg": tf.reduce_sum}, "takes no agg"),
+        (mse, {"gamma": 2}, "mse.* does not take .*gamma"),
+    ],
+)
+def test_wrong_arguments(f, options, message):
+    with pytest.raises(TypeError, match=message):
+        as_keras_loss(f, **options)
