@@ -60,6 +60,8 @@ from fluxkeras.layers.recurrent import *
 from fluxkeras.layers.attention import *
 from fluxkeras.training.callbacks import *
 from fluxkeras.training.history import *
+from fluxkeras.training.saving import *
+from fluxkeras.training.checkpoint import *
 from fluxkeras.training.loop import *
 
 __version__ = "0.1.0"

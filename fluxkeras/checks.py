@@ -4,7 +4,7 @@ import inspect
 import warnings
 from typing import Any
 
-__all__ = ["NonFiniteError", "ShapeError"]
+__all__ = ["CheckpointError", "NonFiniteError", "ShapeError"]
 
 
 class ShapeError(ValueError):
@@ -21,6 +21,10 @@ class NonFiniteError(FloatingPointError):
 
     loss: float
     aux: Any = None
+
+
+class CheckpointError(ValueError):
+    """A file cannot be read, or does not fit what is to go on from it. Nothing was changed."""
 
 
 # How Keras and AutoGraph begin the message of the copy that they raise of an error of the user's.

@@ -29,14 +29,7 @@ def patience(predicate: Callable[..., Any], wait: int) -> Callable[..., bool]:
     """
     if not callable(predicate):
         raise TypeError(f"patience expects a function, got {predicate!r}.")
-    count = 0
-
-    def trigger(*args: Any, **kwargs: Any) -> bool:
-        nonlocal count
-        count = count + 1 if predicate(*args, **kwargs) else 0
-        return count >= wait
-
-    return trigger
+    return Trigger(predicate, wait)
 
 
 def early_stopping(
@@ -69,16 +62,12 @@ def early_stopping(
 
     Source: Flux's `early_stopping`.
     """
-    best = init_score
 
-    def is_no_better(*args: Any, **kwargs: Any) -> bool:
-        nonlocal best
-        score = f(*args, **kwargs)
+    def judge(best: Any, score: Any) -> tuple[bool, Any]:
         improvement = distance(best, score)
-        best = best if improvement < 0 else score
-        return bool(improvement < min_dist)
+        return bool(improvement < min_dist), best if improvement < 0 else score
 
-    return patience(is_no_better, delay)
+    return Trigger(Compared(f, init_score, judge), delay)
 
 
 def plateau(
@@ -110,13 +99,44 @@ def plateau(
 
     Source: Flux's `plateau`.
     """
-    last = init_score
 
-    def is_level(*args: Any, **kwargs: Any) -> bool:
-        nonlocal last
-        score = f(*args, **kwargs)
-        change = abs(distance(last, score))
-        last = score
-        return bool(change < min_dist)
+    def judge(last: Any, score: Any) -> tuple[bool, Any]:
+        return bool(abs(distance(last, score)) < min_dist), score
 
-    return patience(is_level, width)
+    return Trigger(Compared(f, init_score, judge), width)
+
+
+class Trigger:
+    """Whether a predicate was true so many times in a row; a `Checkpoint` keeps its `state`."""
+
+    def __init__(self, predicate: Callable[..., Any], wait: int) -> None:
+        self._predicate = predicate
+        self._wait = wait
+        self._count = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> bool:
+        self._count = self._count + 1 if self._predicate(*args, **kwargs) else 0
+        return self._count >= self._wait
+
+    def state(self) -> dict[str, Any]:
+        return {"count": self._count, "score": getattr(self._predicate, "score", None)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._count = state["count"]
+        if isinstance(self._predicate, Compared):
+            self._predicate.score = state["score"]
+
+
+class Compared:
+    """Compares what `f` returns with a score that it remembers."""
+
+    def __init__(
+        self, f: Callable[..., Any], score: Any, judge: Callable[[Any, Any], tuple[bool, Any]]
+    ) -> None:
+        self._f = f
+        self._judge = judge
+        self.score = score
+
+    def __call__(self, *args: Any, **kwargs: Any) -> bool:
+        answer, self.score = self._judge(self.score, self._f(*args, **kwargs))
+        return answer

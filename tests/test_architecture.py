@@ -20,11 +20,18 @@ ROWS = [
     ["losses", "margin_losses"],
     ["class_losses", "conversions", "adaptive_rules", "adam_rules", "rule_chain", "rule_state"],
     ["keras_losses"],
-    ["layers.printing", "training.callbacks", "training.history", "training.progress"],
+    [
+        "layers.printing",
+        "training.callbacks",
+        "training.history",
+        "training.interrupts",
+        "training.progress",
+        "training.records",
+    ],
     ["layers.base", "layers.arguments", "layers.saving"],
     ["layers.composite", "layers.windows"],
     ["layers.core", "layers.basic", "layers.containers"],
-    ["layers.models", "training.captures", "training.batch", "training.tuner"],
+    ["layers.models", "training.captures", "training.batch", "training.saving", "training.tuner"],
     [
         "layers.conv",
         "layers.pooling",
@@ -41,12 +48,13 @@ ROWS = [
     ["training.forms"],
     ["training.runner"],
     ["training.cache"],
+    ["training.checkpoint"],
     ["training.loop"],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 WITHOUT_TENSORFLOW = [
     "checks", "nested", "observations", "data", "triggers",
-    "training.callbacks", "training.progress", "training.tuner",
+    "training.callbacks", "training.interrupts", "training.progress", "training.tuner",
 ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The cache: what is compiled for an objective and its optimisers, from one `train` to the next."""
 
+import itertools
 import types
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
@@ -7,6 +8,7 @@ from typing import Any, TypeAlias
 
 import keras
 
+from fluxkeras.parameters import Variable, key
 from fluxkeras.training.batch import Signature
 from fluxkeras.training.captures import PLAIN, Captures
 from fluxkeras.training.objective import Objective
@@ -32,6 +34,17 @@ class Compiled:
         self._open: dict[Key, Compiler] = {}
         self._closed: set[Signature] = set()
         self._seen: dict[Any, list[Signature]] = defaultdict(list)
+
+    @property
+    def variables(self) -> list[Variable]:
+        """All that training reads or writes, each once, as far as it has been traced."""
+        compilers = [*(r.compiler for r in self._runners.values()), *self._open.values()]
+        of_keras = [self._objective.variables, *(o.variables for o in self._optimisers)]
+        groups = [*of_keras, *(compiler.variables for compiler in compilers)]
+        found: dict[int, Variable] = {}
+        for variable in itertools.chain(*groups):
+            found.setdefault(key(variable), variable)
+        return list(found.values())
 
     def begin(self) -> None:
         """A call of `train` begins."""

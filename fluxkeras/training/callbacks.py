@@ -4,7 +4,7 @@ import functools
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -136,6 +136,9 @@ class Callbacks:
 
     def __bool__(self) -> bool:
         return bool(self._callbacks)
+
+    def __iter__(self) -> Iterator[Callable[..., Any]]:
+        return iter(self._callbacks)
 
     @property
     def want_every_batch(self) -> bool:

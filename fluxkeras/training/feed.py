@@ -1,6 +1,7 @@
 """The feed: from any iterable to batches, and to chunks of batches that one call trains on."""
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -41,6 +42,9 @@ class Feed(Protocol):
 
         They are stacked in memory for `room`; without room, it is one that is not stacked.
         """
+
+    def skip(self, count: int) -> int:
+        """Leave out the next batches; how many there were to leave out."""
 
     def prepare(self, steps: int, room: int | None) -> None:
         """Something else is under way: the next chunk may be read beside it."""
@@ -132,6 +136,14 @@ class Items(Reader):
             batch = self._look()
         return stack.chunk()
 
+    def skip(self, count: int) -> int:
+        seen = 1 if count and self._look() else 0
+        if seen:
+            self._next = None
+        skipped = seen + sum(1 for _ in itertools.islice(self._items, count - seen))
+        self._position += skipped - seen
+        return skipped
+
     def _look(self) -> Any:
         """The next batch, which stays the next; None at the end and at an error."""
         if self._next is None and self._error is None:
@@ -178,6 +190,12 @@ class Blocks(Items):
             block = self._look()
         return stack.chunk()
 
+    def skip(self, count: int) -> int:
+        left = count
+        while left and self._look():
+            left -= len(self._rows(left)[0])
+        return count - left
+
     def _rows(self, most: int) -> list[np.ndarray]:
         """The next batches of the block, at most so many."""
         rows = self._next.take(most)
@@ -218,6 +236,12 @@ class Same(Reader):
         return Chunk(self._signature, self._stacked, count, stacked=True)
 
 
+    def skip(self, count: int) -> int:
+        skipped = int(min(count, self._left))
+        self._left -= skipped
+        return skipped
+
+
 class Gathered(Reader):
     """The batches of a `DataLoader`: those of a chunk are gathered in one go by their indices."""
 
@@ -244,6 +268,11 @@ class Gathered(Reader):
         tensors = [gathered(array, chosen, room) for array in self._arrays]
         return Chunk(signature, tuple(tensors), count, stacked=True)
 
+    def skip(self, count: int) -> int:
+        left = math.ceil(len(self._order) / self._size)
+        self._take(count)
+        return min(count, left)
+
     def _take(self, batches: int) -> np.ndarray:
         taken, self._order = np.split(self._order, [batches * self._size])
         return taken
@@ -263,6 +292,9 @@ class Ahead(Reader):
     def take(self, signature: Signature, steps: int, room: int | None) -> Chunk:
         chunk, self._chunk = self._chunk, None
         return chunk or self._feed.take(signature, steps, room)
+
+    def skip(self, count: int) -> int:
+        return self._feed.skip(count)
 
     def prepare(self, steps: int, room: int | None) -> None:
         if self._chunk is None:

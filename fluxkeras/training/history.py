@@ -1,5 +1,6 @@
 """What training leaves behind: every step's loss, what came besides, and where the time went."""
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,6 +57,8 @@ class History:
             stacked along a new first axis of length `steps` (a list, where shapes differ); a list
             of every step's, where their structure differs; None if there was nothing.
         stopped: whether `stop` ended training before the data did.
+        skipped: the steps whose loss was not finite and that were left out, as
+            `on_nonfinite="skip"` has it: a list of their numbers.
         timing: the seconds spent in `compiling`, `data`, `steps` and `callbacks`, the `form` in
             which the last steps ran, with how many a call (`chunk`), and the forms that could not
             be used, with the reason (`dropped`).
@@ -81,6 +84,7 @@ class History:
 
     def __init__(self) -> None:
         self.stopped = False
+        self.skipped: list[int] = []
         self.timing = Timing()
         self._losses: list[np.ndarray] = []
         self._aux: list[tuple[int, Any]] = []
@@ -92,6 +96,26 @@ class History:
         self._steps += len(losses)
         if aux is not None:
             self._aux.append((len(losses), aux))
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: all but the timing."""
+        if len(self._aux) > 1:
+            with contextlib.suppress(TypeError, ValueError):  # of one structure, with equal shapes
+                joined = tf.nest.map_structure(_stacked, *(aux for _, aux in self._aux))
+                self._aux = [(sum(steps for steps, _ in self._aux), joined)]
+        return {
+            "losses": self.losses,
+            "aux": self._aux,
+            "stopped": self.stopped,
+            "skipped": self.skipped,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned; named tuples have become plain ones."""
+        self._losses = [state["losses"]] if len(state["losses"]) else []
+        self._steps = len(state["losses"])
+        self._aux = list(state["aux"])
+        self.stopped, self.skipped = state["stopped"], list(state["skipped"])
 
     @property
     def losses(self) -> np.ndarray:
@@ -161,6 +185,10 @@ def _joined(*parts: Any) -> Any:
     if len({np.shape(part)[1:] for part in parts}) == 1:
         return np.concatenate(parts)
     return [value for part in parts for value in part]
+
+
+def _stacked(*parts: Any) -> Any:
+    return None if parts[0] is None else np.concatenate(parts)
 
 
 def _seconds(seconds: float) -> str:

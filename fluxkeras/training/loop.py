@@ -12,13 +12,15 @@ from typing import Any, overload
 import keras
 import numpy as np
 
-from fluxkeras.checks import NonFiniteError, locate
+from fluxkeras.checks import NonFiniteError, locate, warn
 from fluxkeras.training.batch import Signature
 from fluxkeras.training.cache import Compiled, compiled_for
 from fluxkeras.training.callbacks import Callbacks, State, StopTraining
-from fluxkeras.training.feed import feed_of, length
+from fluxkeras.training.checkpoint import Call, Checkpoint, Unkept
+from fluxkeras.training.feed import Feed, length
 from fluxkeras.training.forms import Outcome
 from fluxkeras.training.history import History, Timing, of_step
+from fluxkeras.training.interrupts import Interrupts
 from fluxkeras.training.progress import progress_of
 from fluxkeras.training.step import Optimiser
 from fluxkeras.training.tuner import FORMS, Request
@@ -26,6 +28,8 @@ from fluxkeras.training.tuner import FORMS, Request
 __all__ = ["epochs", "train", "trainstep"]
 
 logger = logging.getLogger("fluxkeras")
+
+ON_NONFINITE = "raise", "stop", "skip"
 
 Callback = Callable[..., Any]
 
@@ -41,6 +45,8 @@ def train(
     progress: bool = True,
     form: str = "auto",
     chunk: int | None = None,
+    checkpoint: Checkpoint | None = None,
+    on_nonfinite: str = "raise",
 ) -> History: ...
 @overload
 def train(
@@ -54,6 +60,8 @@ def train(
     progress: bool = True,
     form: str = "auto",
     chunk: int | None = None,
+    checkpoint: Checkpoint | None = None,
+    on_nonfinite: str = "raise",
 ) -> History: ...
 def train(
     loss: Callable[..., Any],
@@ -62,6 +70,8 @@ def train(
     progress: bool = True,
     form: str = "auto",
     chunk: int | None = None,
+    checkpoint: Checkpoint | None = None,
+    on_nonfinite: str = "raise",
 ) -> History:
     """Train once over the data: `train(loss, data, opt)` or `train(loss, model, data, opt)`.
 
@@ -87,6 +97,10 @@ def train(
             that XLA compiles; "auto", in the one of them that turns out to be the fastest. What
             cannot be compiled in a form runs singly, and `history.timing.dropped` says why.
         chunk: how many steps a call, in the forms with a loop; None: about 50 ms of them.
+        checkpoint: a `Checkpoint`, from which training goes on if it was broken off.
+        on_nonfinite: what to do when the loss of a batch is NaN or infinite, before its update:
+            "raise" an error; "stop", as `stop()` does, with a warning; or "skip" the batch, which
+            `history.skipped` then holds the number of.
 
     Returns:
         A `History`, with every step's loss.
@@ -94,6 +108,9 @@ def train(
     Raises:
         NonFiniteError: the loss of a batch is NaN or infinite. The model is as it was before that
             batch, and the error's `history` holds the steps up to it.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a whole step. The exception's
+            `history` holds the steps.
+        CheckpointError: the file of the checkpoint is damaged, or does not fit.
         TypeError, ValueError, ShapeError: something given here, or a batch, does not fit. The
             message names the batch, counted from 0; what is refused has changed nothing.
 
@@ -110,28 +127,39 @@ def train(
     model, data, optimisers = _arguments(arguments)
     callbacks = Callbacks(cb)
     request = _request(form, chunk, callbacks, length(data))
+    _check_choice("on_nonfinite", on_nonfinite, ON_NONFINITE)
     history = History()
-    timing = history.timing
     display = progress_of(request.total, wanted=progress)
+    call: Call | Unkept = Unkept(data)
     try:
-        compiled = compiled_for(loss, optimisers, model)
-        timing.lap("compiling")
-        with _stoppable(history):
-            for outcome in _outcomes(compiled, data, request, timing):
-                history.extend(outcome.losses, outcome.aux)
-                if callbacks:
-                    with display.aside():
-                        callbacks(_state(history, outcome, model))
-                display.update(outcome.losses)
-                timing.lap("callbacks")
-        with _stoppable(history), display.aside():
-            callbacks.finish()
+        with Interrupts() as interrupts, _rescuing(lambda: call.rescue(), interrupts):
+            compiled = compiled_for(loss, optimisers, model)
+            if checkpoint:
+                call = checkpoint.call(compiled, optimisers, data, history, callbacks)
+            history.timing.lap("compiling")
+            steps = _Steps(compiled, call, request, history, interrupts, on_nonfinite)
+            with _stoppable(history):
+                steps.begin()
+                if len(history):
+                    display.update(history.losses)
+                for outcome in steps.outcomes():
+                    history.extend(outcome.losses, outcome.aux)
+                    interrupts.release()
+                    if callbacks:
+                        with display.aside():
+                            callbacks(_state(history, outcome, model))
+                    display.update(outcome.losses)
+                    call.save_if_due()
+                    history.timing.lap("callbacks")
+            with _stoppable(history), display.aside():
+                callbacks.finish()
+            call.finish()
     except BaseException as error:
         error.history = history  # type: ignore[attr-defined]
         raise
     finally:
         display.finish()
-        timing.lap("callbacks")
+        history.timing.lap("callbacks")
     return history
 
 
@@ -169,31 +197,79 @@ def trainstep(loss: Callable[..., Any], *arguments: Any) -> Any:
     return history.losses[0] if aux is None else (history.losses[0], aux)
 
 
-def _outcomes(compiled: Compiled, data: Any, request: Request, timing: Timing) -> Iterator[Outcome]:
-    """Train on batch after batch: what came of each, or of several that ran in one call."""
-    feed = feed_of(data)
-    request = dataclasses.replace(request, most=min(request.most, feed.most))
-    compiled.begin()
-    done = 0
-    while (signature := feed.peek()) is not None:
-        timing.lap("data")
+@dataclasses.dataclass
+class _Steps:
+    """The steps of one call of `train`."""
+
+    compiled: Compiled
+    call: Call | Unkept
+    request: Request
+    history: History
+    interrupts: Interrupts
+    on_nonfinite: str
+
+    def begin(self) -> None:
+        """Trace the first step, so that all variables are there, and go on where training was."""
+        self.compiled.begin()
+        self._feed = self.call.feed()
+        signature = self._feed.peek()
+        self.history.timing.lap("data")
+        if signature is None:
+            return
+        with _at_batch(0, signature), self.interrupts.held_back():
+            self.compiled.runner(signature, self._feed.is_same)
+        self.history.timing.lap("compiling")
+        if message := self.call.begin(self._feed):
+            announce(message)
+        if self.history.stopped:  # in an earlier process
+            raise StopTraining
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Train on batch after batch: what came of each, or of several that ran in one call.
+
+        Interrupts are held while an outcome is handed over.
+        """
+        feed, timing, done = self._feed, self.history.timing, len(self.history)
+        request = dataclasses.replace(self.request, most=min(self.request.most, feed.most))
+        while not self.call.is_over and (signature := feed.peek()) is not None:
+            timing.lap("data")
+            with _at_batch(done, signature), self.interrupts.held_back():
+                runner = self.compiled.runner(signature, feed.is_same)
+                plan = runner.plan(request, done)
+            timing.lap("compiling")
+            most = int(min(plan.steps, self.call.left(done)))
+            chunk = feed.take(signature, most, plan.room)
+            timing.ran_as(plan.arm.form, plan.steps, runner.tuner.dropped)
+            timing.lap("data")
+            meanwhile = functools.partial(feed.prepare, plan.steps, plan.room)
+            part = "steps" if runner.is_warm(plan) else "compiling"
+            outcomes = runner.run(plan, chunk, meanwhile)
+            self.interrupts.hold()
+            while (outcome := self._next(outcomes, done, signature)) is not None:
+                timing.lap(part)
+                done += len(outcome.losses)
+                yield outcome
+                self.interrupts.hold()
+            self.interrupts.release()
+
+    def _next(
+        self, outcomes: Iterator[Outcome], done: int, signature: Signature
+    ) -> Outcome | None:
         with _at_batch(done, signature):
-            runner = compiled.runner(signature, feed.is_same)
-            plan = runner.plan(request, done)
-        timing.lap("compiling")
-        chunk = feed.take(signature, plan.steps, plan.room)
-        timing.ran_as(plan.arm.form, plan.steps, runner.tuner.dropped)
-        timing.lap("data")
-        outcomes = runner.run(plan, chunk, functools.partial(feed.prepare, plan.steps, plan.room))
-        part = "steps" if runner.is_warm(plan) else "compiling"
-        while True:
-            with _at_batch(done, signature):
-                if (outcome := next(outcomes, None)) is None:
-                    break
-                _check_is_finite(outcome)
-            timing.lap(part)
-            done += len(outcome.losses)
-            yield outcome
+            outcome = next(outcomes, None)
+            if outcome is None or math.isfinite(outcome.losses[-1]):
+                return outcome
+            error = _non_finite(outcome)
+            if self.on_nonfinite == "raise":
+                raise error
+        if self.on_nonfinite == "stop":
+            warn(f"train stopped at batch {done} ({signature}): {error}")
+            self.interrupts.release()
+            raise StopTraining
+        if not self.history.skipped:
+            warn(f"train skips batch {done} ({signature}): {error}")
+        self.history.skipped.append(done)
+        return outcome
 
 
 @contextlib.contextmanager
@@ -206,16 +282,26 @@ def _at_batch(position: int, signature: Signature) -> Iterator[None]:
         raise
 
 
-def _check_is_finite(outcome: Outcome) -> None:
-    loss = outcome.losses[-1]
-    if not math.isfinite(loss):
-        error = NonFiniteError(
-            f"the loss is {loss}. Training stopped before that update: the model is as it "
-            "was before that batch. Is there a NaN in the batch, or a log of 0 or a division by 0 "
-            "in the objective? If the losses grew, lower the learning rate."
-        )
-        error.loss, error.aux = float(loss), of_step(outcome.aux, -1)
-        raise error
+@contextlib.contextmanager
+def _rescuing(rescue: Callable[[], None], interrupts: Interrupts) -> Iterator[None]:
+    """Where an error comes after a whole step, unless it is an interrupt that did not wait."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Exception) or not interrupts.held:
+            rescue()
+        raise
+
+
+def _non_finite(outcome: Outcome) -> NonFiniteError:
+    loss = float(outcome.losses[-1])
+    error = NonFiniteError(
+        f"the loss is {loss}. That update was not made: the model is as it was before that batch. "
+        "Is there a NaN in the batch, or a log of 0 or a division by 0 in the objective? If the "
+        "losses grew, lower the learning rate."
+    )
+    error.loss, error.aux = loss, of_step(outcome.aux, -1)
+    return error
 
 
 def _state(history: History, outcome: Outcome, model: Any) -> State:
@@ -223,14 +309,19 @@ def _state(history: History, outcome: Outcome, model: Any) -> State:
 
 
 def _request(form: str, chunk: int | None, callbacks: Callbacks, total: int | None) -> Request:
-    if form not in FORMS:
-        raise ValueError(f"train expects a form of {', '.join(map(repr, FORMS))}, got {form!r}.")
+    _check_choice("form", form, FORMS)
     if chunk is not None and (not isinstance(chunk, int | np.integer) or chunk < 1):
         raise ValueError(
             f"train expects as chunk how many steps run in a call, a whole number from 1, got "
             f"{chunk!r}."
         )
     return Request(form, chunk, 1 if callbacks.want_every_batch else math.inf, total)
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        words = ", ".join(map(repr, choices))
+        raise ValueError(f"train expects a {name} of {words}, got {value!r}.")
 
 
 @contextlib.contextmanager
@@ -320,7 +411,7 @@ def _epochs(n: int) -> Iterator[int]:
     try:
         for epoch in range(1, n + 1):
             if not this.stopped:
-                _announce(f"Epoch {epoch}")
+                announce(f"Epoch {epoch}")
                 yield epoch
     finally:
         _running.epochs.remove(this)
@@ -340,7 +431,7 @@ class _Running(threading.local):
 _running = _Running()
 
 
-def _announce(message: str) -> None:
+def announce(message: str) -> None:
     is_shown = logger.hasHandlers() and logger.isEnabledFor(logging.INFO)
     is_our_logger_set = logger.handlers or logger.level or logger.disabled
     if is_shown or is_our_logger_set or logging.root.manager.disable >= logging.INFO:

@@ -34,6 +34,7 @@ class Compiler:
 
     Attributes:
         seconds: that tracing took.
+        variables: all those that the step reads or writes.
         warm: what has run before: TensorFlow optimises what runs for the first time.
         account: what the tuners of the lengths that are left open share.
     """
@@ -45,6 +46,7 @@ class Compiler:
         self._same = same
         self.forms: dict[tuple[str, int | None], Callable[..., Outcome]] = {}
         self.warm: set[Any] = set()
+        self.variables = self._step.variables
         signature = self._step.signature
         self.bytes = signature.bytes + _bytes(self._step.gradient.structured_outputs[1])
         self.account = Account(is_open=signature.can_be_stacked and not signature.is_static)
@@ -87,7 +89,7 @@ class Runner:
     """
 
     def __init__(self, compiler: Compiler) -> None:
-        self._compiler = compiler
+        self.compiler = compiler
         self._asked_for = "auto"
         self.tuner = Tuner(compiler.bytes, compiler.account)
         if not compiler.account.took:
@@ -97,7 +99,7 @@ class Runner:
         """How to go on, `done` steps after the beginning, in a form that is compiled."""
         self._asked_for = request.form
         plan = self.tuner.plan(request, done)
-        while plan.arm.key not in self._compiler.forms:
+        while plan.arm.key not in self.compiler.forms:
             start = time.perf_counter()
             try:
                 self._form(plan.arm)
@@ -115,7 +117,7 @@ class Runner:
         Args:
             meanwhile: is called while steps run, where the device is not the host.
         """
-        form = self._compiler.forms[plan.arm.key]
+        form = self.compiler.forms[plan.arm.key]
         if not isinstance(form, Loop):
             yield from self._one_by_one(plan.arm, chunk, meanwhile)
             return
@@ -149,7 +151,7 @@ class Runner:
         return self._is_warm(plan.arm)
 
     def _is_warm(self, arm: Arm) -> bool:
-        return self._warmth(arm) in self._compiler.warm
+        return self._warmth(arm) in self.compiler.warm
 
     def _warmth(self, arm: Arm) -> Any:
         # XLA compiles for each length, when a step of it first runs.
@@ -163,11 +165,11 @@ class Runner:
             self.tuner.ran(arm, steps, seconds)
         else:
             self.tuner.compiled(arm, seconds)
-            self._compiler.warm.add(self._warmth(arm))
+            self.compiler.warm.add(self._warmth(arm))
         return outcome
 
     def _form(self, arm: Arm) -> Callable[..., Outcome]:
-        return self._compiler.form(arm, is_asked_for=self._asked_for != "auto")
+        return self.compiler.form(arm, is_asked_for=self._asked_for != "auto")
 
     def _drop(self, arm: Arm, error: BaseException) -> None:
         first_line = str(error).strip().partition("\n")[0]

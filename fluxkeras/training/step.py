@@ -213,6 +213,7 @@ class Memory:
     def __init__(self) -> None:
         self.parameters: list[Variable] | None = None
         self.compiled: OrderedDict[Any, tuple[Any, Any]] = OrderedDict()  # see `cache`
+        self.runs: dict[Any, Any] = {}  # see `checkpoint`
 
 
 def memory_of(optimiser: Optimiser) -> Memory:

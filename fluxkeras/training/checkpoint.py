@@ -1,0 +1,330 @@
+"""Checkpoints: training that goes on where it was, in another process too."""
+
+import contextlib
+import math
+import os
+import random
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluxkeras.checks import CheckpointError, warn
+from fluxkeras.data import DataLoader
+from fluxkeras.parameters import Variable, key
+from fluxkeras.training.cache import Compiled
+from fluxkeras.training.callbacks import Callbacks
+from fluxkeras.training.captures import Captures
+from fluxkeras.training.feed import Feed, feed_of
+from fluxkeras.training.history import History
+from fluxkeras.training.records import read, write
+from fluxkeras.training.saving import Stateful, assign, check, values_of
+from fluxkeras.training.step import Optimiser, memory_of
+
+__all__ = ["Checkpoint"]
+
+MOST_SAVING = 0.05  # the part of the time that goes into saving, at most
+
+
+class Checkpoint:
+    """A file from which `train` goes on after it was interrupted, killed, or has failed.
+
+    `train(loss, data, opt, checkpoint=Checkpoint("run.ckpt"))` saves now and then, at the end, and
+    when it is left by an error. The same program, run again, goes on at the exact batch: calls of
+    `train` that were finished return their history without a step, and the one that was not begins
+    with the first batch that it has not trained on. In a form that is given, the weights become
+    those of a run without a stop, to the bit.
+
+    | kept | how |
+    |---|---|
+    | variables of the model and of the optimisers, trained or not | values |
+    | seeds: of Keras layers, of Python's and NumPy's global generators | states |
+    | a `DataLoader`'s permutation | the state of its generator |
+    | other data | the number of batches, which are read again and left out |
+    | what `cb` is or refers to that has `state()` and `load_state(state)`, as `early_stopping` | state |
+    | losses, and what the objective returned besides | arrays |
+
+    Data that is drawn at random must come in the same order again: it needs a seed, as does
+    `tf.data`'s `shuffle`. What else a program keeps between calls of `train`, it keeps itself.
+
+    Args:
+        path: the file. What it held is replaced in one go, once all is written. To train from the
+            start, delete it.
+        every: seconds between two saves; more, where saving would take over 5 % of the time.
+        steps: save after each so many steps instead.
+
+    Raises:
+        ValueError: `every` or `steps` is no number that is meant.
+        CheckpointError: by `train`, if the file is damaged, or does not fit the model, the
+            optimisers or the data. Nothing was changed.
+
+    Example:
+        >>> def run(data):
+        ...     m = Chain(Dense(1, 1, init="zeros"))
+        ...     loss = lambda x: mse(m(x), x + 1)
+        ...     opt = Adam(0.1)
+        ...     kept = Checkpoint(folder / "run.ckpt")
+        ...     return m, train(loss, data, opt, checkpoint=kept, progress=False)
+        >>> x = np.ones((4, 1))
+        >>> try:
+        ...     run([(x,), (x,), ("no number",)])
+        ... except Exception as error:
+        ...     print(type(error).__name__)
+        TypeError
+        >>> m, history = run([(x,), (x,), (x,)])  # goes on at the third
+        INFO: run.ckpt: training goes on at batch 2
+        >>> len(history)
+        3
+
+    Source: TensorFlow's `tf.train.CheckpointManager`; Keras's `BackupAndRestore`, which begins the
+    epoch anew.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], every: float = 30.0, *, steps: int | None = None
+    ) -> None:
+        if not every >= 0:
+            raise ValueError(f"Checkpoint expects seconds between two saves, got {every!r}.")
+        if steps is not None and (not isinstance(steps, int | np.integer) or steps < 1):
+            raise ValueError(
+                f"Checkpoint expects how many steps are between two saves, a whole number from 1, "
+                f"got {steps!r}."
+            )
+        self.path = Path(path)
+        self.every = math.inf if steps else every
+        self.steps = steps
+        self._run: Run | None = None
+
+    def call(
+        self,
+        compiled: Compiled,
+        optimisers: Sequence[Optimiser],
+        data: Any,
+        history: History,
+        callbacks: Callbacks,
+    ) -> "Call":
+        """What keeps the call of `train` that begins."""
+        self._run = self._run_of(optimisers)
+        return Call(self, self._run, compiled, data, history, callbacks)
+
+    def _run_of(self, optimisers: Sequence[Optimiser]) -> "Run":
+        """The run in this process that the optimisers belong to; else one from the file."""
+        place = self.path.resolve()
+        memories = [memory_of(optimiser).runs for optimiser in optimisers]
+        run = next((runs[place] for runs in memories if place in runs), None)
+        if run is None and self._run and not self._run.is_broken_off:
+            run = self._run
+        if run is None or (run.is_written and not place.exists()):
+            run = Run(place)
+        for runs in memories:
+            runs[place] = run
+        return run
+
+
+class Run:
+    """The calls of `train` that one file is kept of, as far as this process has made them.
+
+    Attributes:
+        calls: how many are finished.
+        histories: theirs.
+        saved: what the file holds of an earlier process, or of a call that was broken off.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.calls = 0
+        self.histories: list[Any] = []
+        self.is_broken_off = self.is_written = False
+        self.saved: dict[str, Any] | None = None
+        self.read()
+        self._groups: list[tuple[weakref.ref[Compiled], list[Variable]]] = []
+        self._known: set[int] = set()
+
+    def read(self) -> None:
+        """What the file holds is to be gone on from, if there is one."""
+        if self.path.exists():
+            self.saved = read(self.path)
+            if "groups" not in self.saved:
+                raise CheckpointError(
+                    f"{self.path} was written by save, and is for load. Give train's checkpoint "
+                    "another path."
+                )
+
+    def take_note(self, compiled: Compiled) -> None:
+        """Remember the variables of a call, in an order that is the same in every process."""
+        group = next((own for made, own in self._groups if made() is compiled), None)
+        if group is None:
+            group = []
+            self._groups.append((weakref.ref(compiled), group))
+        new = [v for v in compiled.variables if key(v) not in self._known]
+        group += new
+        self._known.update(map(key, new))
+
+    def values(self) -> list[list[list[Any]]]:
+        return [values_of(group) for _, group in self._groups]
+
+    def restore(self) -> None:
+        """Put what the file holds into the variables that are known so far."""
+        groups = list(zip((own for _, own in self._groups), self.saved["groups"], strict=False))
+        for variables, values in groups:
+            check(variables, values, str(self.path))
+        for variables, values in groups:
+            assign(variables, values)
+
+
+class Call:
+    """One call of `train` of a run that is kept.
+
+    Attributes:
+        is_over: whether it was finished in an earlier process.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        run: Run,
+        compiled: Compiled,
+        data: Any,
+        history: History,
+        callbacks: Callbacks,
+    ) -> None:
+        self._checkpoint, self._run, self._compiled = checkpoint, run, compiled
+        self._data, self._history = data, history
+        found = Captures(*callbacks).kept
+        self._stateful = [
+            v for v in found if isinstance(v, Stateful) and not isinstance(v, History)
+            and v is not data
+        ]  # fmt: skip
+        if run.is_broken_off:
+            run.read()
+        saved = run.saved or {"call": -1, "is_finished": True}
+        self._is_last = run.calls == saved["call"]
+        self._is_resumed = run.calls <= saved["call"]
+        self.is_over = self._is_resumed and (not self._is_last or saved["is_finished"])
+        run.is_broken_off = True
+        self._last_save, self._cost = time.monotonic(), 0.0
+
+    def feed(self) -> Feed:
+        """That of the data, in the order that it had."""
+        is_loader = isinstance(self._data, DataLoader)
+        if is_loader and self._is_resumed and self._is_last:
+            self._data.load_state({"position": 0, "rng": self._run.saved["loader"]})
+        feed = feed_of(self._data)
+        self._loader = self._data.state()["rng"] if is_loader else None
+        return feed
+
+    def begin(self, feed: Feed) -> str | None:
+        """Go on where the file was written, now that the variables are there; what to say of it."""
+        self._run.take_note(self._compiled)
+        if not self._is_resumed:
+            return None
+        saved, name = self._run.saved, self._run.path.name
+        history = saved["histories"][self._run.calls]
+        done = len(history["losses"])
+        is_read_again = isinstance(self._data, Iterator)
+        # What the next call goes through anew need not be gone through now.
+        if not self.is_over or is_read_again:
+            self._skip(feed, done)
+        self._run.restore()
+        self._history.load_state(history)
+        if self._is_last:
+            for thing, state in zip(self._stateful, saved["callbacks"], strict=True):
+                thing.load_state(state)
+            _set_random_state(saved["random"])
+        if self.is_over:
+            return f"{name}: this call of train was finished before"
+        how = ", after those before it were read again and left out" if is_read_again else ""
+        return f"{name}: training goes on at batch {done}{how}"
+
+    def _skip(self, feed: Feed, count: int) -> None:
+        if (skipped := feed.skip(count)) < count:
+            raise CheckpointError(
+                f"{self._run.path} was written after {count} batches, and the data has {skipped}. "
+                "Is it the same data? Nothing was changed."
+            )
+
+    def left(self, done: int) -> float:
+        """How many steps may run before the next save."""
+        steps = self._checkpoint.steps
+        return steps - done % steps if steps else math.inf
+
+    def save_if_due(self) -> None:
+        """Save, if it is time: a failure is for the user to know of, but no reason to stop."""
+        steps = self._checkpoint.steps
+        since = time.monotonic() - self._last_save
+        is_time = since >= max(self._checkpoint.every, self._cost / MOST_SAVING)
+        if is_time or (steps and len(self._history) % steps == 0):
+            try:
+                self._save(is_finished=False)
+            except OSError as error:
+                warn(f"{self._run.path} could not be written, and is as it was: {error}")
+
+    def finish(self) -> None:
+        """The call has come to its end."""
+        if not self.is_over:
+            self._save(is_finished=True)
+        self._run.histories.append(self._history.state())
+        self._run.calls += 1
+        self._run.is_broken_off = False
+
+    def rescue(self) -> None:
+        """The call was left by an error, after a whole step."""
+        with contextlib.suppress(Exception):  # the error that is under way counts
+            if len(self._history) and not self.is_over:
+                self._save(is_finished=False)
+
+    def _save(self, is_finished: bool) -> None:
+        start = time.monotonic()
+        self._run.take_note(self._compiled)
+        tree = {
+            "call": self._run.calls,
+            "is_finished": is_finished,
+            "histories": [*self._run.histories, self._history.state()],
+            "groups": self._run.values(),
+            "loader": self._loader,
+            "callbacks": [thing.state() for thing in self._stateful],
+            "random": _random_state(),
+        }
+        write(self._run.path, tree)
+        self._run.is_written = True
+        self._last_save = time.monotonic()
+        self._cost = self._last_save - start
+
+
+class Unkept:
+    """A call of `train` without a checkpoint."""
+
+    is_over = False
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+
+    def feed(self) -> Feed:
+        return feed_of(self._data)
+
+    def begin(self, feed: Feed) -> None:
+        pass
+
+    def left(self, done: int) -> float:
+        return math.inf
+
+    def save_if_due(self) -> None:
+        pass
+
+    finish = rescue = save_if_due
+
+
+def _random_state() -> dict[str, Any]:
+    """That of the global generators, which `keras.utils.set_random_seed` seeds."""
+    version, internal, gauss = random.getstate()
+    numpy = np.random.get_state(legacy=False)
+    return {"python": (version, np.array(internal, np.uint32), gauss), "numpy": numpy}
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal.tolist()), gauss))
+    np.random.set_state(state["numpy"])

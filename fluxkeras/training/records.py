@@ -1,0 +1,107 @@
+"""Records: nested data with arrays in it, in one file that is there whole or not at all.
+
+The file is a TFRecord, in which TensorFlow guards each record by checksums: first the data as JSON,
+with a number in place of each array, then the arrays as TensorFlow serialises tensors. Reading it
+runs no code.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from fluxkeras.checks import CheckpointError
+
+FORMAT = 1
+
+PLAIN = bool | int | float | str | None
+
+
+def write(path: Path, tree: Any) -> None:
+    """Put nested data into a file. What the file held before is there until this is whole."""
+    tensors: list[tf.Tensor] = []
+    encoded = _encoded(tree, tensors)
+    header = {"fluxkeras": FORMAT, "tree": encoded, "types": [t.dtype.name for t in tensors]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.new")
+    with tf.io.TFRecordWriter(str(beside)) as writer:
+        writer.write(json.dumps(header).encode())
+        for tensor in tensors:
+            writer.write(tf.io.serialize_tensor(tensor).numpy())
+    _flush(beside)
+    beside.replace(path)
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        _flush(path.parent)
+
+
+def read(path: Path) -> Any:
+    """The nested data of a file, with NumPy arrays.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointError: it is damaged, of a later format, or something else.
+    """
+    with path.open("rb"):
+        pass  # TensorFlow's message of a file that cannot be read would be another
+    try:
+        header, *records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+        described = json.loads(header)
+        version, types = described["fluxkeras"], described["types"]
+        if version == FORMAT:
+            arrays = [_parsed(r, name) for r, name in zip(records, types, strict=True)]
+            return _decoded(described["tree"], arrays)
+    except (tf.errors.OpError, ValueError, TypeError, LookupError) as error:
+        raise CheckpointError(
+            f"{path} is damaged, or no checkpoint of fluxkeras: {_first_line(error)}. Nothing was "
+            "loaded. Delete it, or move it away, to train from the start."
+        ) from error
+    raise CheckpointError(
+        f"{path} is of format {version!r}, and this fluxkeras reads format {FORMAT}. Another "
+        "version of fluxkeras wrote it: use that one, or train from the start with another path."
+    )
+
+
+def _parsed(record: bytes, type_name: str) -> np.ndarray:
+    return tf.io.parse_tensor(record, tf.as_dtype(type_name)).numpy()
+
+
+def _flush(path: Path) -> None:
+    """Have the disk hold what was written."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _encoded(node: Any, tensors: list[tf.Tensor]) -> Any:
+    """As JSON: a list stays one, and an object tells what else it stands for."""
+    if isinstance(node, PLAIN) and not isinstance(node, np.generic):
+        return node
+    if isinstance(node, Mapping):
+        return {"dict": [[_encoded(part, tensors) for part in item] for item in node.items()]}
+    if isinstance(node, list | tuple):
+        parts = [_encoded(part, tensors) for part in node]
+        return parts if isinstance(node, list) else {"tuple": parts}
+    tensors.append(tf.convert_to_tensor(node))
+    return {"array": len(tensors) - 1}
+
+
+def _decoded(node: Any, arrays: list[np.ndarray]) -> Any:
+    if isinstance(node, list):
+        return [_decoded(part, arrays) for part in node]
+    if not isinstance(node, dict):
+        return node
+    ((kind, value),) = node.items()
+    if kind == "array":
+        return arrays[value]
+    parts: Iterator[Any] = (_decoded(part, arrays) for part in value)
+    return {"tuple": tuple, "dict": dict}[kind](parts)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
