@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import threading
+import time
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from fluxkeras import DataLoader, eachobs, prefetch, repeated
+from fluxkeras import data as data_module
 
 Point = collections.namedtuple("Point", "x y")
 
@@ -526,3 +528,48 @@ def test_prefetch_of_what_cannot_be_iterated_is_refused(data):
 
     with pytest.raises(TypeError, match=message):
         prefetch(data, 2)
+
+
+def test_lists_and_variables_are_copied_too():
+    numbers, nested = [0.0], [[0.0], [0.0]]
+    variable, of_keras = tf.Variable([0.0]), keras.Variable([0.0])
+
+    def source():
+        for i in range(1, 6):
+            numbers[0] = nested[1][0] = float(i)
+            variable.assign([i])
+            of_keras.assign([i])
+            yield numbers, nested, variable, {"v": of_keras}
+
+    for i, (a, b, c, d) in enumerate(prefetch(source(), 3), start=1):
+        assert (a, b, c.tolist(), d["v"].tolist()) == ([i], [[0.0], [i]], [i], [i])
+
+
+def test_a_reader_that_has_nothing_to_do_ends_and_another_goes_on(monkeypatch):
+    monkeypatch.setattr(data_module, "IDLE_SECONDS", 0.01)
+    items = iter(prefetch(Source(), 2))
+
+    for expected in range(6):
+        assert next(items) == expected
+        deadline = time.monotonic() + 10
+        while readers():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+
+def test_a_read_that_never_returns_is_not_waited_for_without_end(monkeypatch):
+    monkeypatch.setattr(data_module, "PATIENCE", 0.05)
+    never = threading.Event()
+
+    def source():
+        yield 1
+        never.wait(60)
+
+    items = iter(prefetch(source(), 2))
+    assert next(items) == 1
+    start = time.monotonic()
+    items.close()
+
+    assert time.monotonic() - start < 10
+    assert all(t.daemon for t in threading.enumerate() if t.name in readers())
+    never.set()
