@@ -55,6 +55,7 @@ from fluxkeras.layers.padding import *
 from fluxkeras.layers.resize import *
 from fluxkeras.layers.dropout import *
 from fluxkeras.layers.normalise import *
+from fluxkeras.layers.weight_norm import *
 from fluxkeras.layers.cells import *
 from fluxkeras.layers.recurrent import *
 from fluxkeras.layers.attention import *

@@ -39,6 +39,7 @@ ROWS = [
         "layers.resize",
         "layers.dropout",
         "layers.normalise",
+        "layers.weight_norm",
         "layers.cells",
         "training.blocks",
         "training.independence",

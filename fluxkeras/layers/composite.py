@@ -1,6 +1,6 @@
 """Layers that are made of others: their elements, names, printing and saving."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -113,6 +113,11 @@ class Container(FluxLayer, keras.layers.Layer):
             return cls(*first, *elements, name=name)
         return cls(*first, name=name, **dict(zip(names, elements, strict=True)))
 
+    def mapped(self, f: Callable[[Any], Any]) -> Any:
+        """The same of what `f` makes of the elements and of the connection."""
+        connection = None if self.connection is None else f(self.connection)
+        return self._made(list(map(f, self)), self._names, self.name, connection)
+
     def get_config(self) -> dict[str, Any]:
         config = {
             "name": self.name,
@@ -131,7 +136,7 @@ class Container(FluxLayer, keras.layers.Layer):
         return cls._made(elements, config["names"], config["name"], connection)
 
     def __repr__(self) -> str:
-        parts = (f"{label}{_source(part)}" for label, part in self.labelled())
+        parts = (f"{label}{source(part)}" for label, part in self.labelled())
         return f"{type(self).__name__}({', '.join(parts)})"
 
     def __str__(self) -> str:
@@ -203,5 +208,6 @@ def _held(node: Any, seen: set[int]) -> Iterator[Any]:
         yield from _held(part, seen)
 
 
-def _source(element: Any) -> str:
+def source(element: Any) -> str:
+    """Python that makes an element, as far as it can tell."""
     return repr(element) if isinstance(element, FluxLayer) else describe(element)

@@ -77,6 +77,7 @@ CASES = {
     "GRU": Case("GRU(3, 2)", (5, 3)),
     "GRUv3": Case("GRUv3(3, 2)", (5, 3)),
     "Recurrence": Case("Recurrence(GRUCell(3, 2))", (5, 3)),
+    "WeightNorm": Case("WeightNorm(Dense(3, 2, σ))", (3,)),
     "MultiHeadAttention": Case("MultiHeadAttention(8, nheads=2)", (5, 8)),
 }
 EACH = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
