@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from fluxkeras.activations import float_tensor
+from fluxkeras.checks import ShapeError
 from fluxkeras.layers.arguments import Arguments
 from fluxkeras.layers.printing import describe
 from fluxkeras.layers.saving import loaded, saved
@@ -15,7 +17,7 @@ from fluxkeras.layers.windows import (
     SamePad,
     SpatialLayer,
     Tensor,
-    batch_of_images,
+    expect_images,
     expect_room,
     framed,
     options,
@@ -25,7 +27,7 @@ from fluxkeras.layers.windows import (
     sizes,
 )
 
-__all__ = ["Conv", "ConvTranspose", "CrossCor", "DepthwiseConv"]
+__all__ = ["Conv", "ConvTranspose", "CrossCor", "DepthwiseConv", "conv", "depthwiseconv"]
 
 FORMATS = {1: "NWC", 2: "NHWC", 3: "NDHWC"}
 
@@ -80,6 +82,120 @@ def in_groups(operation: Callable[..., Tensor], x: Tensor, kernel: Tensor, group
         return operation(x, kernel)
     shares = zip(tf.split(x, groups, axis=-1), tf.split(kernel, groups, axis=-1), strict=True)
     return tf.concat([operation(*share) for share in shares], axis=-1)
+
+
+def correlated(
+    owner: Any,
+    x: Tensor,
+    kernel: Tensor,
+    stride: Numbers,
+    pad: Numbers,
+    dilation: Numbers,
+    groups: int,
+) -> Tensor:
+    """`correlate` of `x`, padded, in groups of its channels."""
+    covers = zip(dilation, kernel.shape[:-2], pairs(pad), strict=True)
+    expect_room(owner, x, [d * (k - 1) + 1 - sum(p) for d, k, p in covers])
+    channels, x = x.shape[-1], framed(x, pad)
+    # What TensorFlow has for single channels takes one stride for both axes.
+    is_simple = len(stride) < 3 and len(set(stride)) == 1
+    if 1 < groups == channels and is_simple:
+        return correlate_each(x, kernel, stride, dilation)
+    return in_groups(lambda x, w: correlate(x, w, stride, dilation), x, kernel, groups)
+
+
+# --- Functions -----------------------------------------------------------------------------------
+
+
+def conv(
+    x: Any,
+    w: Any,
+    *,
+    stride: int | Sequence[int] = 1,
+    pad: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    flipped: bool = False,
+    groups: int = 1,
+) -> Tensor:
+    """A convolution with a kernel: `Conv(w, False, …)(x)`.
+
+    Args:
+        x: an array of shape `(batch, *n, in)`.
+        w: the kernel, an array of shape `(*filter, in / groups, out)`.
+        stride: by how much the kernel moves on: a number, or one for each axis.
+        pad: how many zeros surround `x`: a number, one for each axis, or two for each axis.
+        dilation: how far apart the numbers lie that the kernel looks at: a number, or one for each
+            axis.
+        flipped: whether `w` is turned round already, as in `CrossCor`.
+        groups: into how many equal shares the channels are divided.
+
+    Returns:
+        A tensor of shape `(batch, *m, out)` with `m = (n + pads - d * (k - 1) - 1) // s + 1`.
+
+    Raises:
+        ValueError: if an option is not as above.
+        ShapeError: if `w` has another number of axes, or `x` other channels or too few numbers.
+
+    Example:
+        >>> x, w = np.reshape([1.0, 2, 3, 4], (1, 4, 1)), np.reshape([1.0, 10.0], (2, 1, 1))
+        >>> conv(x, w).numpy().ravel().tolist()
+        [12.0, 23.0, 34.0]
+        >>> conv(x, w, flipped=True).numpy().ravel().tolist()
+        [21.0, 32.0, 43.0]
+
+    Source: NNlib's `conv`.
+    """
+    x, w = float_tensor(x), float_tensor(w)
+    axes = len(w.shape) - 2
+    if axes not in FORMATS or w.shape[-1] % per_axis("conv", "groups", groups, 1)[0]:
+        raise ShapeError(
+            f"conv expects a kernel of shape (*filter, in / {groups}, out), where {groups} divides "
+            f"out, got {tuple(w.shape)}."
+        )
+    expect_images("conv", x, axes, w.shape[-2] * groups)
+    return correlated(
+        "conv",
+        x,
+        tf.cast(w if flipped else tf.reverse(w, range(axes)), x.dtype),
+        per_axis("conv", "stride", stride, axes),
+        paddings("conv", pad, axes),
+        per_axis("conv", "dilation", dilation, axes),
+        groups,
+    )
+
+
+def depthwiseconv(x: Any, w: Any, **options: Any) -> Tensor:
+    """A convolution in which each channel has kernels of its own.
+
+    `conv(x, w of each channel, groups=in)`
+
+    Args:
+        x: an array of shape `(batch, *n, in)`.
+        w: the kernels, an array of shape `(*filter, out / in, in)`.
+        **options: `stride`, `pad`, `dilation` and `flipped`, as in `conv`.
+
+    Returns:
+        A tensor of shape `(batch, *m, out)`, those of the first channel first.
+
+    Raises:
+        ValueError, ShapeError: as `conv`.
+
+    Example:
+        >>> x = [[[1.0, 5.0], [2.0, 6.0]]]  # two places, two channels
+        >>> depthwiseconv(x, [[[1.0, 10.0]]]).numpy().tolist()
+        [[[1.0, 50.0], [2.0, 60.0]]]
+
+    Source: NNlib's `depthwiseconv`.
+    """
+    w = float_tensor(w)
+    if len(w.shape) - 2 not in FORMATS:
+        raise ShapeError(
+            "depthwiseconv expects a kernel of shape (*filter, out / in, in), "
+            f"got {tuple(w.shape)}."
+        )
+    *size, each, inputs = w.shape
+    kernel = tf.reshape(tf.linalg.matrix_transpose(w), (*size, 1, inputs * each))
+    return conv(x, kernel, groups=inputs, **options)
 
 
 # --- Layers ---------------------------------------------------------------------------------------
@@ -197,8 +313,8 @@ class Conv(SpatialLayer):
             self.bias = self.add_weight(shape=shape, initializer="zeros", name="bias")
 
     def call(self, x: Any, training: bool | None = None) -> Any:
-        x = batch_of_images(self, x, self.axes, self.input_channels)
-        y = self.convolve(x, tf.convert_to_tensor(self.kernel))
+        expect_images(self, x, self.axes, self.input_channels)
+        y = self.convolve(tf.cast(x, self.compute_dtype), tf.convert_to_tensor(self.kernel))
         return self.activation(y if self.bias is None else y + self.bias)
 
     def convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
@@ -207,13 +323,8 @@ class Conv(SpatialLayer):
 
     def correlate(self, x: Tensor, kernel: Tensor) -> Tensor:
         """The same for a kernel that is turned round already."""
-        expect_room(self, x, [r - sum(p) for r, p in zip(self.reach, pairs(self.pad), strict=True)])
-        x, steps = framed(x, self.pad), (self.stride, self.dilation)
-        # What TensorFlow has for single channels takes one stride for both axes.
-        is_simple = self.axes < 3 and len(set(self.stride)) == 1
-        if 1 < self.groups == self.input_channels and is_simple:
-            return correlate_each(x, kernel, *steps)
-        return in_groups(lambda x, w: correlate(x, w, *steps), x, kernel, self.groups)
+        steps = self.stride, self.pad, self.dilation
+        return correlated(self, x, kernel, *steps, self.groups)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
@@ -373,13 +484,15 @@ class ConvTranspose(Conv):
         return [*super()._options(), *options(outpad=(self.outpad, 0))]
 
 
-def DepthwiseConv(filter: Sequence[int], *sizes: Any, **options: Any) -> Conv:
+def DepthwiseConv(filter: Any, *sizes: Any, **options: Any) -> Conv:
     """A convolution in which each input channel has its own outputs: `groups` is `in`.
 
     `Conv(filter, in, out, groups=in)`
 
     Args:
-        filter: the size of the kernel, a tuple of one number for each axis.
+        filter: the size of the kernel, a tuple of one number for each axis; or the
+            kernel itself, an array of shape `(*filter, in, out / in)`, of which the last two axes
+            become those of a kernel of `Conv` with the former fastest, as in Flux.
         *sizes: `in, out`, where `out` is a multiple of `in`, and the activation if there is one.
         **options: `stride`, `pad`, `dilation`, `bias`, `init`, as in `Conv`, and those of every
             Keras layer.
@@ -396,5 +509,9 @@ def DepthwiseConv(filter: Sequence[int], *sizes: Any, **options: Any) -> Conv:
 
     Source: Flux's `DepthwiseConv`.
     """
+    if np.ndim(filter) > 1:
+        *size, inputs, each = np.shape(filter)
+        kernel = np.reshape(np.swapaxes(filter, -1, -2), (*size, 1, inputs * each))
+        return Conv(kernel, *sizes, groups=inputs, **options)
     inputs = _arguments("DepthwiseConv", (filter, *sizes), True).sizes[-2]
     return Conv(filter, *sizes, groups=inputs, **options)

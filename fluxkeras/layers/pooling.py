@@ -7,14 +7,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from fluxkeras.activations import float_tensor
 from fluxkeras.checks import ShapeError
 from fluxkeras.layers.windows import (
     Numbers,
     SamePad,
     SpatialLayer,
     Tensor,
-    batch_of_images,
     checked_window,
+    expect_images,
     expect_room,
     framed,
     options,
@@ -31,7 +32,12 @@ __all__ = [
     "GlobalMeanPool",
     "MaxPool",
     "MeanPool",
+    "lpnormpool",
+    "maxpool",
+    "meanpool",
 ]
+
+Pad = int | Sequence[int] | SamePad
 
 
 def pool(x: Tensor, operation: Callable[..., Tensor], size: Numbers, stride: Numbers) -> Tensor:
@@ -47,6 +53,148 @@ def pool(x: Tensor, operation: Callable[..., Tensor], size: Numbers, stride: Num
     return tf.reshape(x, (batch, sizes(x)[1], height, width, channels))
 
 
+def checked_moves(
+    owner: str, window: Any, pad: Any, stride: Any
+) -> tuple[Numbers, Numbers, Numbers]:
+    """The window, the padding and the stride of a pool, for each axis."""
+    window = checked_window(owner, window)
+    axes, ones = len(window), (1,) * len(window)
+    if isinstance(pad, SamePad):
+        pad = pad.of(window, ones, ones)
+    stride = window if stride is None else per_axis(owner, "stride", stride, axes)
+    return window, paddings(owner, pad, axes), stride
+
+
+def framed_pool(
+    owner: Any,
+    x: Tensor,
+    operation: Callable[..., Tensor],
+    filler: float,
+    window: Numbers,
+    pad: Numbers,
+    stride: Numbers,
+) -> Tensor:
+    """`pool` of `x` with `filler` around it."""
+    expect_images(owner, x, len(window))
+    expect_room(owner, x, [k - sum(p) for k, p in zip(window, pairs(pad), strict=True)])
+    return pool(framed(x, pad, filler), operation, window, stride)
+
+
+# --- Functions -----------------------------------------------------------------------------------
+
+
+def maxpool(
+    x: Any, k: Sequence[int], *, pad: Pad = 0, stride: int | Sequence[int] | None = None
+) -> Tensor:
+    """The largest number of each window, for each channel: `MaxPool(k, pad=pad, stride=stride)(x)`.
+
+    Args:
+        x: an array of shape `(batch, *n, channels)`.
+        k: the size of the windows, a tuple of one number for each axis, up to three.
+        pad: by how much `x` is surrounded by `-inf`, as in `MaxPool`.
+        stride: by how much the window moves on: a number, or one for each axis; by default, by its
+            size.
+
+    Returns:
+        A tensor of shape `(batch, *m, channels)` with `m = (n + pads - k) // s + 1`.
+
+    Raises:
+        ValueError, ShapeError: as `MaxPool`.
+
+    Example:
+        >>> m = Chain(Conv((2, 2), 1, 16, relu), lambda x: maxpool(x, (2, 2)))
+        >>> m(np.ones((8, 28, 28, 1))).shape
+        TensorShape([8, 13, 13, 16])
+
+    Source: NNlib's `maxpool`.
+    """
+    of_windows = checked_moves("maxpool", k, pad, stride)
+    return framed_pool("maxpool", float_tensor(x), tf.nn.max_pool, -math.inf, *of_windows)
+
+
+def meanpool(
+    x: Any,
+    k: Sequence[int],
+    *,
+    pad: Pad = 0,
+    stride: int | Sequence[int] | None = None,
+    count_include_pad: bool = True,
+) -> Tensor:
+    """The mean of each window, for each channel: `MeanPool(k, pad=pad, stride=stride)(x)`.
+
+    Args:
+        x: an array of shape `(batch, *n, channels)`.
+        k: the size of the windows, a tuple of one number for each axis, up to three.
+        pad: by how many zeros `x` is surrounded, as in `MeanPool`.
+        stride: by how much the window moves on: a number, or one for each axis; by default, by its
+            size.
+        count_include_pad: whether the zeros count. Otherwise it is the mean of what a window has of
+            `x` itself.
+
+    Returns:
+        A tensor of shape `(batch, *m, channels)` with `m = (n + pads - k) // s + 1`.
+
+    Raises:
+        ValueError, ShapeError: as `MeanPool`.
+
+    Example:
+        >>> x = np.reshape([1.0, 3, 5, 7], (1, 4, 1))
+        >>> meanpool(x, (2,), pad=1).numpy().ravel().tolist()
+        [0.5, 4.0, 3.5]
+        >>> meanpool(x, (2,), pad=1, count_include_pad=False).numpy().ravel().tolist()
+        [1.0, 4.0, 7.0]
+
+    Source: NNlib's `meanpool`.
+    """
+    x, of_windows = float_tensor(x), checked_moves("meanpool", k, pad, stride)
+    y = framed_pool("meanpool", x, tf.nn.avg_pool, 0, *of_windows)
+    if count_include_pad:
+        return y
+    return y / framed_pool("meanpool", tf.ones_like(x), tf.nn.avg_pool, 0, *of_windows)
+
+
+def lpnormpool(
+    x: Any,
+    p: float,
+    k: Sequence[int],
+    *,
+    pad: Pad = 0,
+    stride: int | Sequence[int] | None = None,
+) -> Tensor:
+    """The norm of each window, for each channel.
+
+    `y[i] = sum(x[s * i + a] ** p for a in range(k)) ** (1 / p)` with windows of size `k` and a
+    stride of `s`, over each axis
+
+    Args:
+        x: an array of shape `(batch, *n, channels)`.
+        p: the power, a number above 0.
+        k: the size of the windows, a tuple of one number for each axis, up to three.
+        pad: by how many zeros `x` is surrounded, as in `MeanPool`.
+        stride: by how much the window moves on: a number, or one for each axis; by default, by its
+            size.
+
+    Returns:
+        A tensor of shape `(batch, *m, channels)` with `m = (n + pads - k) // s + 1`.
+
+    Raises:
+        ValueError: if `p` is not above 0 or infinite; and as `MeanPool`.
+        ShapeError: as `MeanPool`.
+
+    Example:
+        >>> lpnormpool(np.reshape([3.0, 4, 5, 12], (1, 4, 1)), 2, (2,)).numpy().ravel().tolist()
+        [5.0, 13.0]
+
+    Source: NNlib's `lpnormpool`; Gulcehre et al., 2014.
+    """
+    if not 0 < p < math.inf:
+        raise ValueError(f"lpnormpool expects a power p above 0, got {p}. Its limit is maxpool.")
+    x, of_windows = float_tensor(x), checked_moves("lpnormpool", k, pad, stride)
+    power = tf.cast(p, x.dtype)
+    y = framed_pool("lpnormpool", x**power, tf.nn.avg_pool, 0, *of_windows)
+    return (y * math.prod(of_windows[0])) ** (1 / power)
+
+
 # --- Windows of one size -------------------------------------------------------------------------
 
 
@@ -60,25 +208,17 @@ class Pool(SpatialLayer):
         self,
         window: Sequence[int],
         *,
-        pad: int | Sequence[int] | SamePad = 0,
+        pad: Pad = 0,
         stride: int | Sequence[int] | None = None,
         **keras_options: Any,
     ) -> None:
         super().__init__(**keras_options)
-        name = type(self).__name__
-        self.window = checked_window(name, window)
-        axes, ones = len(self.window), (1,) * len(self.window)
-        self.stride = self.window if stride is None else per_axis(name, "stride", stride, axes)
-        if isinstance(pad, SamePad):
-            pad = pad.of(self.window, ones, ones)
-        self.pad = paddings(name, pad, axes)
+        self.window, self.pad, self.stride = checked_moves(type(self).__name__, window, pad, stride)
 
     def call(self, x: Any, training: bool | None = None) -> Any:
-        x = batch_of_images(self, x, len(self.window))
-        expect_room(
-            self, x, [k - sum(p) for k, p in zip(self.window, pairs(self.pad), strict=True)]
-        )
-        return pool(framed(x, self.pad, self.filler), self.operation, self.window, self.stride)
+        x = tf.cast(x, self.compute_dtype)
+        of_windows = self.window, self.pad, self.stride
+        return framed_pool(self, x, self.operation, self.filler, *of_windows)
 
     def get_config(self) -> dict[str, Any]:
         own = {"window": self.window, "pad": self.pad, "stride": self.stride}
@@ -176,7 +316,7 @@ class AdaptivePool(SpatialLayer):
         self.out = checked_window(type(self).__name__, out)
 
     def call(self, x: Any, training: bool | None = None) -> Any:
-        x = batch_of_images(self, x, len(self.out))
+        expect_images(self, x, len(self.out))
         inner = tuple(x.shape)[1:-1]
         if any(n is None or n < o for n, o in zip(inner, self.out, strict=True)):
             raise ShapeError(
@@ -184,6 +324,7 @@ class AdaptivePool(SpatialLayer):
             )
         stride = tuple(n // o for n, o in zip(inner, self.out, strict=True))
         moves = zip(inner, self.out, stride, strict=True)
+        x = tf.cast(x, self.compute_dtype)
         return pool(x, self.operation, tuple(n - (o - 1) * s for n, o, s in moves), stride)
 
     def get_config(self) -> dict[str, Any]:

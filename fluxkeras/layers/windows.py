@@ -109,8 +109,8 @@ def sizes(x: Tensor) -> list[Any]:
     return [dynamic if n is None else n for n, dynamic in known]
 
 
-def batch_of_images(layer: Any, x: Tensor, axes: int, channels: int | None = None) -> Tensor:
-    """`x` in the dtype of the layer, if it has a batch axis, `axes` others, and the channels."""
+def expect_images(owner: Any, x: Tensor, axes: int, channels: int | None = None) -> None:
+    """Raise an error if `x` lacks a batch axis, `axes` others, or the channels."""
     shape = tuple(x.shape)
     fits = channels is None or shape[-1:] in ((channels,), (None,))
     if len(shape) != axes + 2 or not fits:
@@ -118,19 +118,18 @@ def batch_of_images(layer: Any, x: Tensor, axes: int, channels: int | None = Non
         if len(shape) == axes + 1 and fits:
             remedy = " Give a single input a batch axis: x[None]."
         raise ShapeError(
-            f"{layer} expects inputs of shape (batch, {AXES[axes]}, {channels or 'channels'}), "
+            f"{owner} expects inputs of shape (batch, {AXES[axes]}, {channels or 'channels'}), "
             f"got {shape}.{remedy}"
         )
-    return tf.cast(x, layer.compute_dtype)
 
 
-def expect_room(layer: Any, x: Tensor, least: Sequence[int]) -> None:
+def expect_room(owner: Any, x: Tensor, least: Sequence[int]) -> None:
     """Raise an error if `x` is so small that nothing would come out."""
     least = [max(n, 1) for n in least]
     if any(n is not None and n < m for n, m in zip(x.shape[1:-1], least, strict=True)):
         words = ", ".join(map(str, least))
         raise ShapeError(
-            f"{layer} expects inputs of at least ({words}) between batch and channels, "
+            f"{owner} expects inputs of at least ({words}) between batch and channels, "
             f"got {tuple(x.shape)}."
         )
 

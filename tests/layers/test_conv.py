@@ -14,7 +14,10 @@ from fluxkeras import (
     DepthwiseConv,
     SamePad,
     ShapeError,
+    conv,
+    depthwiseconv,
     identity_init,
+    param,
     relu,
     σ,
 )
@@ -597,3 +600,92 @@ def test_a_chain_names_the_layer_that_an_image_does_not_fit():
 def test_odd_arguments_are_refused(make, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         make()
+
+
+# --- Functions -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"stride": 2}, {"pad": (1, 0, 2, 1)}, {"dilation": 2, "pad": 1}, {"groups": 2}],
+    ids=str,
+)
+@pytest.mark.parametrize("flipped", [False, True])
+def test_the_function_conv_is_the_formula(options, flipped):
+    x = rng.normal(size=(2, 7, 6, 4))
+    w = rng.normal(size=(3, 2, 4 // options.get("groups", 1), 6))
+
+    y = conv(x, w, flipped=flipped, **options)
+
+    np.testing.assert_allclose(y, naive_conv(x, w, flipped=not flipped, **options))
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "pad": 1}, {"stride": (1, 2)}], ids=str)
+def test_depthwiseconv_has_the_outputs_of_each_channel_side_by_side(options):
+    x, w = rng.normal(size=(2, 7, 6, 3)), rng.normal(size=(3, 2, 2, 3))
+
+    y = depthwiseconv(x, w, **options)
+
+    for c in range(3):
+        one = naive_conv(x[..., c : c + 1], w[..., None, :, c], **options)
+        np.testing.assert_allclose(y[..., 2 * c : 2 * c + 2], one)
+
+
+def test_conv_compiles_and_trains_its_kernel():
+    x, w = rng.normal(size=(2, 7, 4)).astype("float32"), param(rng.normal(size=(3, 4, 6)))
+    y = conv(x, w)
+
+    for compiled in (
+        tf.function(lambda x: conv(x, w), jit_compile=True),
+        tf.function(lambda x: conv(x, w), [tf.TensorSpec((None, None, 4))]),
+    ):
+        np.testing.assert_allclose(compiled(x), y, rtol=1e-4, atol=1e-5)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(conv(x, w))
+    gradient = tape.gradient(loss, w.value)
+    np.testing.assert_allclose(
+        gradient[::-1, :, 0], [x[:, a : a + 5].sum((0, 1)) for a in range(3)], rtol=1e-4
+    )
+
+
+def test_a_depthwise_layer_of_an_array_reads_it_as_flux_does():
+    w = rng.normal(size=(3, 2, 4, 3))
+
+    layer = DepthwiseConv(w, [1.0] * 12, relu, pad=1)
+
+    assert str(layer) == "Conv((3, 2), 4 => 12, relu, pad=1, groups=4)"
+    for o in range(12):  # Julia counts the first of the two axes first
+        np.testing.assert_allclose(layer.kernel[..., 0, o], w[..., o % 4, o // 4], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda x: conv(x, np.ones((3, 2))),
+            "conv expects a kernel of shape (*filter, in / 1, out), where 1 divides out, "
+            "got (3, 2).",
+        ),
+        (
+            lambda x: conv(x, np.ones((3, 2, 5)), groups=2),
+            "conv expects a kernel of shape (*filter, in / 2, out), where 2 divides out, "
+            "got (3, 2, 5).",
+        ),
+        (
+            lambda x: conv(x, np.ones((3, 2, 5))),
+            "conv expects inputs of shape (batch, length, 2), got (2, 6, 4).",
+        ),
+        (
+            lambda x: conv(x, np.ones((7, 4, 5))),
+            "conv expects inputs of at least (7) between batch and channels, got (2, 6, 4).",
+        ),
+        (
+            lambda x: depthwiseconv(x, np.ones((3, 4))),
+            "depthwiseconv expects a kernel of shape (*filter, out / in, in), got (3, 4).",
+        ),
+        (lambda x: conv(x, np.ones((3, 4, 5)), stride=0), "conv expects stride to be a whole"),
+    ],
+)
+def test_functions_name_themselves(call, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        call(np.ones((2, 6, 4)))

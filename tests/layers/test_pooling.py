@@ -16,6 +16,9 @@ from fluxkeras import (
     MeanPool,
     SamePad,
     ShapeError,
+    lpnormpool,
+    maxpool,
+    meanpool,
 )
 
 rng = np.random.default_rng(0)
@@ -329,3 +332,61 @@ def test_adaptive_pools_want_to_know_the_size():
 def test_odd_arguments_are_refused(make, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         make()
+
+
+# --- Functions -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 1}, {"pad": 1, "stride": (3, 2)}], ids=str)
+def test_functions_are_the_formulas(options):
+    x = rng.normal(size=(2, 7, 6, 3))
+
+    expected = naive_pool(x, (2, 3), np.max, -np.inf, **options)
+    np.testing.assert_allclose(maxpool(x, (2, 3), **options), expected)
+    expected = naive_pool(x, (2, 3), np.mean, 0, **options)
+    np.testing.assert_allclose(meanpool(x, (2, 3), **options), expected)
+    expected = naive_pool(x, (2, 3), np.nanmean, np.nan, **options)
+    y = meanpool(x, (2, 3), **options, count_include_pad=False)
+    np.testing.assert_allclose(y, expected)
+    expected = naive_pool(np.abs(x), (2, 3), lambda v, axis: np.sum(v**3, axis), 0, **options)
+    y = lpnormpool(np.abs(x), 3, (2, 3), **options)
+    np.testing.assert_allclose(y, expected ** (1 / 3))
+
+
+def test_functions_keep_the_precision_and_compile():
+    x = rng.normal(size=(2, 6, 4)).astype("float32")
+
+    for f in maxpool, meanpool, lambda x, k: lpnormpool(x, 2, k):
+        y = f(x, (2,))
+        assert y.shape == (2, 3, 4) and y.dtype == "float32"
+        assert f(x.astype("float64"), (2,)).dtype == "float64"
+        for compiled in (
+            tf.function(lambda x, f=f: f(x, (2,)), jit_compile=True),
+            tf.function(lambda x, f=f: f(x, (2,)), [tf.TensorSpec((None, None, 4))]),
+        ):
+            np.testing.assert_allclose(compiled(x), y, rtol=1e-5)
+    assert maxpool([[[1], [3]]], (2,)).numpy().tolist() == [[[3.0]]]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: maxpool(x, 2), "maxpool expects a window of one, two or three sizes, got 2."),
+        (
+            lambda x: meanpool(x, (2, 2)),
+            "meanpool expects inputs of shape (batch, height, width, channels), got (2, 6, 4).",
+        ),
+        (
+            lambda x: maxpool(x, (7,)),
+            "maxpool expects inputs of at least (7) between batch and channels, got (2, 6, 4).",
+        ),
+        (
+            lambda x: lpnormpool(x, 0, (2,)),
+            "lpnormpool expects a power p above 0, got 0. Its limit is maxpool.",
+        ),
+        (lambda x: lpnormpool(x, np.inf, (2,)), "lpnormpool expects a power p above 0, got inf."),
+    ],
+)
+def test_functions_name_themselves(call, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        call(np.ones((2, 6, 4)))
