@@ -127,7 +127,7 @@ class Scale(Weighted):
     Returns:
         A layer with the variables `weight`, the scale, and `bias`. It takes inputs of shape
         `(..., *sizes)`, one sample among them, and returns the same shape; along an axis of length
-        1 it broadcasts.
+        1, or one that either lacks, it broadcasts.
 
     Raises:
         ValueError: if the arguments are none of the above.
@@ -163,10 +163,8 @@ class Scale(Weighted):
         return self.sizes[-1]
 
     def call(self, x: Tensor) -> Tensor:
-        last = x.shape[-len(self.sizes) :]
-        if len(x.shape) < len(self.sizes) or any(
-            n not in (None, 1, size) and size != 1 for n, size in zip(last, self.sizes, strict=True)
-        ):
+        pairs = zip(reversed(x.shape), reversed(self.sizes), strict=False)
+        if not len(x.shape) or any(n not in (None, 1, size) and size != 1 for n, size in pairs):
             wanted = ", ".join(map(str, self.sizes))
             raise ShapeError(
                 f"{self} expects inputs of shape (..., {wanted}), got {tuple(x.shape)}."

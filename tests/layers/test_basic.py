@@ -84,6 +84,13 @@ def test_scale_is_the_formula(shape):
     close(layer(x), np.tanh(x * layer.weight.numpy() + [1, 2, 3]))
 
 
+def test_scale_broadcasts_as_flux_has_it():
+    layer = Scale([[1.0], [2.0], [3.0], [4.0]], False, tf.square)
+
+    close(layer([1.0, 10.0]), [[1, 100], [4, 400], [9, 900], [16, 1600]])
+    close(Scale(2)([[1.0], [2.0], [3.0]]), [[1, 1], [2, 2], [3, 3]])
+
+
 def test_scale_starts_as_the_identity():
     x = randoms(5, 2, 3).astype("float32")
 
