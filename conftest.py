@@ -1,6 +1,8 @@
 """Examples in the README, the documentation and docstrings run as tests."""
 
+import tempfile
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -17,7 +19,8 @@ import fluxkeras
 def with_public_names(namespace: dict[str, Any]) -> None:
     """What an example may use without importing it."""
     namespace.update({name: getattr(fluxkeras, name) for name in dir(fluxkeras) if name[0] != "_"})
-    namespace.update(keras=keras, np=np, tf=tf)
+    folder = tempfile.TemporaryDirectory()  # there for as long as the namespace is
+    namespace.update(keras=keras, np=np, tf=tf, folder=Path(folder.name), _folder=folder)
 
 
 docstrings = Sybil(

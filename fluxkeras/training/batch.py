@@ -16,6 +16,7 @@ from fluxkeras.parameters import Variable
 
 ALIGNMENT = 64  # bytes, which TensorFlow wants of memory that it does not copy
 SHAREABLE = "fiu"  # kinds of NumPy's numbers whose memory TensorFlow can take over
+UNFIT = TypeError, ValueError, OverflowError  # what comes of what no tensor can hold
 
 
 class Slot:
@@ -121,9 +122,8 @@ class Typed:
         """Whether both are of one signature."""
         if self.parts is other.parts and self.structure is other.structure:
             return True
-        is_same = self.parts == other.parts and self.structure == other.structure
-        # A tuple and one with named fields are equal, too.
-        return is_same and list(map(type, self.structure)) == list(map(type, other.structure))
+        # A tuple and one with named fields are equal, but not printed alike.
+        return self.parts == other.parts and repr(self.structure) == repr(other.structure)
 
 
 class Batch(Typed):
@@ -140,7 +140,7 @@ class Batch(Typed):
         arguments = item if is_splatted(item) else (item,)
         try:
             self.structure = indexed(arguments, leaves)
-        except (TypeError, ValueError):
+        except UNFIT:
             _refuse(arguments, f"batch {position}")
             raise
         self.leaves = leaves
@@ -179,9 +179,9 @@ class Chunk:
     count: int
     stacked: bool
 
-    def batches(self) -> Iterator[tuple[Any, ...]]:
-        """The tensors of each batch."""
-        for i in range(self.count):
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[Any, ...]]:
+        """The tensors of each batch, or of some of them."""
+        for i in range(start, self.count if stop is None else stop):
             yield tuple(t[i % t.shape[0]] for t in self.tensors) if self.stacked else self.tensors
 
     def on_device(self) -> "Chunk":
@@ -294,19 +294,22 @@ def indexed(node: Any, leaves: list[Any]) -> Any:
 
 
 def is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind in "fiubc" and value.itemsize <= 8
+    is_plain = isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray)
+    return is_plain and value.dtype.kind in "fiubc" and value.itemsize <= 8
 
 
 def _tensor(value: Any) -> Any:
     if tf.is_tensor(value) or isinstance(value, Variable):
         return value
     if not isinstance(value, Number | str | bytes | list | np.ndarray):
-        value = np.asarray(value)
+        value = np.asanyarray(value)
+    if np.ma.is_masked(value):
+        raise ValueError("some of its elements are masked, and a tensor can mask none.")
     return tf.convert_to_tensor(value)
 
 
 def _now(leaf: Any) -> Any:
-    return tf.convert_to_tensor(leaf) if isinstance(leaf, Variable) else leaf
+    return tf.convert_to_tensor(leaf) if isinstance(leaf, Variable | np.ndarray) else leaf
 
 
 def _refuse(node: Any, path: str) -> None:
@@ -318,10 +321,11 @@ def _refuse(node: Any, path: str) -> None:
     else:
         try:
             indexed(node, [])
-        except (TypeError, ValueError) as error:
+        except UNFIT as error:
+            way = ".filled(0)" if np.ma.is_masked(node) else "np.asarray(…, dtype='float32')"
             raise TypeError(
-                f"train cannot make a tensor of {path}, {_kind(node)}: {error} "
-                "Convert it before, for example with np.asarray(…, dtype='float32')."
+                f"train cannot make a tensor of {path}, {_kind(node)}: {error} Convert it before, "
+                f"for example with {way}."
             ) from error
         return
     for name, part in parts:

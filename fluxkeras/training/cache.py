@@ -1,6 +1,7 @@
 """The cache: what is compiled for an objective and its optimisers, from one `train` to the next."""
 
 import itertools
+import threading
 import types
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from typing import Any, TypeAlias
 
 import keras
 
+from fluxkeras.checks import warn
 from fluxkeras.parameters import Variable, key
 from fluxkeras.training.batch import Signature
 from fluxkeras.training.captures import PLAIN, Captures
@@ -19,11 +21,16 @@ MOST_KEPT = 8  # objectives of an optimiser; the one unused for longest goes fir
 MOST_SHAPES = 2  # of batches that differ in lengths alone, before those lengths are left open
 MOST_LENGTHS = 256  # whose times are remembered, of those that are left open
 
+# What code names that adds up the losses of layers: by itself, or by a method of Keras's.
+READING_LOSSES = {"losses", "compute_loss"}
+
 Key: TypeAlias = tuple[Signature, bool]  # and whether all batches are the same
+
+_turn = threading.Lock()  # of the threads that look for what is compiled
 
 
 class Compiled:
-    """The runners of an objective, one for each signature of batches."""
+    """The runners of an objective, one for each signature of batches. Threads take turns in it."""
 
     def __init__(self, objective: Objective, optimisers: Sequence[Optimiser], model: Any) -> None:
         self._objective = objective
@@ -34,6 +41,8 @@ class Compiled:
         self._open: dict[Key, Compiler] = {}
         self._closed: set[Signature] = set()
         self._seen: dict[Any, list[Signature]] = defaultdict(list)
+        self._has_warned = False
+        self._turn = threading.RLock()
 
     @property
     def variables(self) -> list[Variable]:
@@ -48,18 +57,20 @@ class Compiled:
 
     def begin(self) -> None:
         """A call of `train` begins."""
-        for runner in (*self._runners.values(), *self._of_lengths.values()):
-            runner.tuner.begin()
+        with self._turn:
+            for runner in (*self._runners.values(), *self._of_lengths.values()):
+                runner.tuner.begin()
 
     def runner(self, signature: Signature, same: bool) -> Runner:
         """The one for batches of this signature, all of them the same, or not."""
         wanted = signature, same
-        if wanted in self._of_lengths:
-            self._of_lengths.move_to_end(wanted)
-            return self._of_lengths[wanted]
-        if wanted not in self._runners:
-            return self._added(signature, same)
-        return self._runners[wanted]
+        with self._turn:
+            if wanted in self._of_lengths:
+                self._of_lengths.move_to_end(wanted)
+                return self._of_lengths[wanted]
+            if wanted not in self._runners:
+                return self._added(signature, same)
+            return self._runners[wanted]
 
     def _added(self, signature: Signature, same: bool) -> Runner:
         if compiler := self._with_open_lengths(signature, same):
@@ -87,9 +98,22 @@ class Compiled:
         return self._open.get((opened, same))
 
     def _compiler(self, signature: Signature, same: bool) -> Compiler:
-        return Compiler(
-            lambda: Step(self._objective, self._optimisers, self._model, signature), same
+        compiler = Compiler(
+            lambda: Step(self._objective, self._optimisers, self._model, signature),
+            same,
+            self._turn,
         )
+        self._warn_of_losses()
+        return compiler
+
+    def _warn_of_losses(self) -> None:
+        if not self._has_warned and (names := self._objective.left_out):
+            self._has_warned = True
+            warn(
+                f"the objective leaves out the losses of these layers: {', '.join(names)}. They "
+                "come of a regularizer or of add_loss, and train nothing unless the objective "
+                "adds them to what it returns: + sum(model.losses)."
+            )
 
 
 def compiled_for(loss: Callable[..., Any], optimisers: Sequence[Optimiser], model: Any) -> Compiled:
@@ -101,14 +125,16 @@ def compiled_for(loss: Callable[..., Any], optimisers: Sequence[Optimiser], mode
     captured = Captures(loss, model, [_hyper_parameters(o) for o in optimisers])
     identity = captured.fingerprint, tuple(map(id, optimisers)), keras.config.floatx()
     kept = memory_of(optimisers[0]).compiled
-    if identity not in kept:
-        # The captures and optimisers are kept, so that no other object takes over their ids.
-        objective = Objective(loss, model, captured.of_keras())
-        kept[identity] = captured, Compiled(objective, optimisers, model)
-    kept.move_to_end(identity)
-    if len(kept) > MOST_KEPT:
-        kept.popitem(last=False)
-    return kept[identity][1]
+    with _turn:
+        if identity not in kept:
+            # The captures and optimisers are kept, so that no other object takes over their ids.
+            reads_losses = bool(captured.names & READING_LOSSES)
+            objective = Objective(loss, model, captured.of_keras(), reads_losses)
+            kept[identity] = captured, Compiled(objective, optimisers, model)
+        kept.move_to_end(identity)
+        if len(kept) > MOST_KEPT:
+            kept.popitem(last=False)
+        return kept[identity][1]
 
 
 def _hyper_parameters(optimiser: Optimiser) -> dict[str, Any]:

@@ -222,6 +222,11 @@ class Call:
         if not self._is_resumed:
             return None
         saved, name = self._run.saved, self._run.path.name
+        if self._is_last and len(saved["callbacks"]) != len(self._stateful):
+            raise CheckpointError(
+                f"{self._run.path} holds the states of {len(saved['callbacks'])} callbacks, and "
+                f"cb has or refers to {len(self._stateful)}. Nothing was changed."
+            )
         history = saved["histories"][self._run.calls]
         done = len(history["losses"])
         is_read_again = isinstance(self._data, Iterator)
@@ -269,6 +274,8 @@ class Call:
         self._run.histories.append(self._history.state())
         self._run.calls += 1
         self._run.is_broken_off = False
+        if self._run.saved and self._run.saved["call"] < self._run.calls:
+            self._run.saved = None  # all of it is in its place
 
     def rescue(self) -> None:
         """The call was left by an error, after a whole step."""

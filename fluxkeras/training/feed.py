@@ -310,8 +310,9 @@ def _iterator(data: Any) -> Iterator[Any]:
     if not isinstance(data, Mapping | str | bytes):
         try:
             return iter(data)
-        except TypeError:
-            pass
+        except TypeError as error:
+            if error.__traceback__ and error.__traceback__.tb_next:  # in a function of the data
+                raise
     raise TypeError(
         f"train expects data to be an iterable of batches, got {type(data).__name__}. "
         "For one batch write [batch]."

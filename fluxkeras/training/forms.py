@@ -16,20 +16,33 @@ import numpy as np
 import tensorflow as tf
 
 from fluxkeras.training.batch import Chunk
-from fluxkeras.training.step import Step
+from fluxkeras.training.step import Step, written
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of some steps: `losses` of shape `(steps,)`, and what the objective returned
-    besides, each value with an axis of length `steps` in front; None if there was nothing."""
+    """What came of some steps.
+
+    Attributes:
+        losses: of shape `(steps,)`.
+        aux: what the objective returned besides, each value with an axis of length `steps` in
+            front; None if there was nothing.
+        is_made: False for one step whose loss or gradient was not finite: it changed nothing.
+    """
 
     losses: np.ndarray
     aux: Any
+    is_made: bool = True
 
 
 class Trouble(Exception):
-    """A loop came upon a loss that is not finite, or an error. The variables are as before it."""
+    """A loop came upon an error, or a step that is not finite; variables are as before the loop.
+
+    Attributes:
+        step: which step it is that is not finite, in the chunk.
+    """
+
+    step: int | None = None
 
 
 class CompiledFunction:
@@ -70,7 +83,7 @@ class CompiledFunction:
 
 
 class Single:
-    """One step a call, which changes nothing if its loss is not finite.
+    """One step a call, which changes nothing unless its loss and gradients are finite.
 
     Args:
         step: what is done.
@@ -78,16 +91,27 @@ class Single:
     """
 
     def __init__(self, step: Step, *, xla: bool = False) -> None:
-        self._function = CompiledFunction(step.guarded, step.signature.specs, xla)
+        guarded = functools.partial(step.guarded, xla=xla)
+        self._function = CompiledFunction(guarded, step.signature.specs, xla)
         self._aux = step.gradient.structured_outputs[1]
+        # XLA writes variables at the end. Otherwise the forward pass may have, before an error.
+        changed = [] if xla else written(step.gradient)
+        self._snapshot = Snapshot(changed) if changed else None
 
     def __call__(self, tensors: tuple[Any, ...], meanwhile: Callable[[], None]) -> Outcome:
         """Train on a batch; `meanwhile` runs beside it where the device is not the host."""
-        loss, *aux = self._function(*tensors)
+        before = self._snapshot.take() if self._snapshot else []
+        try:
+            loss, *aux, is_made = self._function(*tensors)
+        except Exception:
+            if self._snapshot:
+                self._snapshot.restore(*before)
+            raise
         meanwhile()
         return Outcome(
             loss.numpy()[np.newaxis],
             _in_numpy(self._aux, aux, lambda value: np.asarray(value)[np.newaxis]),
+            bool(is_made),
         )
 
 
@@ -108,57 +132,68 @@ class Loop:
         self._step = step
         self._aux = step.gradient.structured_outputs[1]
         self._snapshot = snapshot
+        self._xla = xla
         self._rows = 1 if same else room if xla else None
         self._room = room if xla else None
         specs = [tf.TensorSpec([self._rows, *s.shape], s.dtype) for s in step.signature.specs]
-        self._function = CompiledFunction(self._loop, [tf.TensorSpec((), tf.int32), *specs], xla)
+        range_specs = [tf.TensorSpec((), tf.int32)] * 2
+        self._function = CompiledFunction(self._loop, [*range_specs, *specs], xla)
         # A loop of no steps compiles, and trains on nothing.
         nothing = [tf.zeros([length or 1 for length in s.shape], s.dtype) for s in specs]
-        self._function(_count(0), *nothing)
+        self._function(_count(0), _count(0), *nothing)
 
     def takes(self, chunk: Chunk) -> bool:
         """Whether it is compiled for the memory that a chunk lies in."""
         return chunk.stacked and all(self._rows in (None, t.shape[0]) for t in chunk.tensors)
 
-    def __call__(self, chunk: Chunk, meanwhile: Callable[[], None]) -> Outcome:
-        """Train on a chunk; `meanwhile` runs beside it where the device is not the host.
+    def __call__(
+        self, chunk: Chunk, meanwhile: Callable[[], None], start: int = 0, stop: int | None = None
+    ) -> Outcome:
+        """Train on a chunk, or on some of its batches; `meanwhile` runs beside it where the device
+        is not the host.
 
         Raises:
             Trouble: see there.
         """
         before = self._snapshot.take()
+        stop = chunk.count if stop is None else stop
+        count = stop - start
         try:
-            losses, *aux = self._function(_count(chunk.count), *chunk.tensors)
+            losses, *aux, end, is_finite = self._function(
+                _count(start), _count(stop), *chunk.tensors
+            )
             meanwhile()
-            losses = losses.numpy()[: chunk.count]
-            aux = _in_numpy(self._aux, aux, lambda value: value[: chunk.count])
+            losses = losses.numpy()[:count]
+            aux = _in_numpy(self._aux, aux, lambda value: value[:count])
         except Exception as error:
             self._snapshot.restore(*before)
             raise Trouble from error
-        if not np.isfinite(losses).all():
+        if not is_finite:
             self._snapshot.restore(*before)
-            raise Trouble
+            trouble = Trouble()
+            trouble.step = int(end) - 1
+            raise trouble
         return Outcome(losses, aux)
 
-    def _loop(self, count: tf.Tensor, *stacked: tf.Tensor) -> list[tf.Tensor]:
+    def _loop(self, start: tf.Tensor, stop: tf.Tensor, *stacked: tf.Tensor) -> list[tf.Tensor]:
         loss, aux, _ = self._step.gradient.structured_outputs
-        size = count if self._room is None else self._room
+        size = stop - start if self._room is None else self._room
         records = [
             tf.TensorArray(value.dtype, size, element_shape=value.shape)
             for value in [loss, *_tensors(aux)]
         ]
 
         def more(i: tf.Tensor, is_finite: tf.Tensor, *_: Any) -> tf.Tensor:
-            return (i < count) & is_finite
+            return (i < stop) & is_finite
 
         def body(i: tf.Tensor, _: tf.Tensor, *records: tf.TensorArray) -> tuple[Any, ...]:
-            loss, aux = self._step.plain(*(rows[0 if self._rows == 1 else i] for rows in stacked))
+            batch = [rows[0 if self._rows == 1 else i] for rows in stacked]
+            loss, aux, is_finite = self._step.plain(*batch, xla=self._xla)
             values = zip(records, [loss, *_tensors(aux)], strict=True)
-            return i + 1, tf.math.is_finite(loss), *(r.write(i, value) for r, value in values)
+            return i + 1, is_finite, *(record.write(i - start, value) for record, value in values)
 
-        start = tf.constant(0), tf.constant(True), *records
-        _, _, *of_all = tf.while_loop(more, body, start)
-        return [values.stack() for values in of_all]
+        end, is_finite, *of_all = tf.while_loop(more, body, (start, tf.constant(True), *records))
+        return [*(values.stack() for values in of_all), end, is_finite]
 
 
 class Snapshot:

@@ -1,12 +1,18 @@
 """What training leaves behind: every step's loss, what came besides, and where the time went."""
 
 import contextlib
+import csv
+import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from fluxkeras.training.plotting import plot
 
 __all__ = ["History"]
 
@@ -129,9 +135,75 @@ class History:
         if not self._aux:
             return None
         try:
-            return tf.nest.map_structure(_joined, *(aux for _, aux in self._aux))
+            return self._joined_aux()
         except (TypeError, ValueError):  # the structure differs from step to step
             return [of_step(aux, i) for steps, aux in self._aux for i in range(steps)]
+
+    def _joined_aux(self) -> Any:
+        return tf.nest.map_structure(_joined, *(aux for _, aux in self._aux))
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """The values of every step by name, as lists of Python's numbers: for JSON, or pandas.
+
+        Returns:
+            A dict with `"loss"` and the names of what the objective returned besides: `"a.b"` for a
+            dict in a dict, `"a[0]"` for an element of a tuple or list, `"aux"` for what has no
+            name. Where its structure differs from step to step, `"aux"` lists it as it is.
+
+        Example:
+            >>> m = Chain(Dense(1, 1, init="ones"))
+            >>> loss = lambda x: (mse(m(x), x), {"mae": mae(m(x), x)})
+            >>> history = train(loss, [np.ones((2, 1))] * 2, SGD(0.1), progress=False)
+            >>> history.to_dict()
+            {'loss': [0.0, 0.0], 'mae': [0.0, 0.0]}
+        """
+        others = {name: values for name, values in self._columns().items() if name != "loss"}
+        return {"loss": self.losses.tolist(), **others}
+
+    def _columns(self) -> dict[str, list[Any]]:
+        if not self._aux:
+            return {}
+        try:
+            return dict(_columns(self._aux[0][1], self._joined_aux(), ""))
+        except (TypeError, ValueError):  # the structure differs from step to step
+            return {"aux": [_plain(aux) for aux in self.aux]}
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write a table of `to_dict` with a line for each step, counted from 0.
+
+        Args:
+            path: the file. An array among the values fills one cell, as a list.
+
+        Example:
+            >>> m = Chain(Dense(1, 1, init="ones"))
+            >>> history = train(lambda x: mse(m(x), x), [np.ones((2, 1))] * 2, SGD(0.1))
+            >>> history.to_csv(folder / "history.csv")
+            >>> print((folder / "history.csv").read_text())
+            step,loss
+            0,0.0
+            1,0.0
+        """
+        columns = self.to_dict()
+        with Path(path).open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["step", *columns])
+            table.writerows(zip(range(len(self)), *columns.values(), strict=True))
+
+    def plot(
+        self,
+        *names: str,
+        smooth: int | None = None,
+        path: str | os.PathLike[str] | None = None,
+    ) -> list[Any]:
+        """Draw the losses, and what else was recorded: `plot(history)`, which see.
+
+        Example:
+            >>> m = Chain(Dense(2, 1))
+            >>> data = repeated((np.ones((8, 2)), np.ones((8, 1))), 200)
+            >>> history = train(lambda x, y: mse(m(x), y), data, SGD(0.1), progress=False)
+            >>> (axes,) = history.plot(path=folder / "loss.png")
+        """
+        return plot(self, *names, smooth=smooth, path=path)
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name == "loss":
@@ -177,6 +249,23 @@ def of_step(aux: Any, i: int) -> Any:
     if aux is None:
         return None
     return tf.nest.map_structure(lambda value: value if value is None else value[i], aux)
+
+
+def _columns(like: Any, aux: Any, name: str) -> Iterator[tuple[str, list[Any]]]:
+    """The values in `aux`, which is of the structure of `like`, and their names."""
+    if isinstance(like, dict):
+        for part in like:
+            yield from _columns(like[part], aux[part], f"{name}.{part}" if name else str(part))
+    elif isinstance(like, list | tuple):
+        for i, part in enumerate(like):
+            yield from _columns(part, aux[i], f"{name or 'aux'}[{i}]")
+    elif like is not None:
+        yield name or "aux", _plain(aux)
+
+
+def _plain(values: Any) -> Any:
+    """With lists and Python's numbers in place of arrays."""
+    return tf.nest.map_structure(lambda v: v.tolist() if hasattr(v, "tolist") else v, values)
 
 
 def _joined(*parts: Any) -> Any:

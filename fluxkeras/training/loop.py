@@ -98,16 +98,16 @@ def train(
             cannot be compiled in a form runs singly, and `history.timing.dropped` says why.
         chunk: how many steps a call, in the forms with a loop; None: about 50 ms of them.
         checkpoint: a `Checkpoint`, from which training goes on if it was broken off.
-        on_nonfinite: what to do when the loss of a batch is NaN or infinite, before its update:
-            "raise" an error; "stop", as `stop()` does, with a warning; or "skip" the batch, which
+        on_nonfinite: what to do when the loss of a batch, or its gradient, is NaN or infinite:
+            "raise" an error before the update; "stop", as `stop()` does, with a warning; or "skip" the batch, which
             `history.skipped` then holds the number of.
 
     Returns:
         A `History`, with every step's loss.
 
     Raises:
-        NonFiniteError: the loss of a batch is NaN or infinite. The model is as it was before that
-            batch, and the error's `history` holds the steps up to it.
+        NonFiniteError: the loss of a batch, or its gradient, is NaN or infinite. The model is as it
+            was before that batch, and the error's `history` holds the steps up to it.
         KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a whole step. The exception's
             `history` holds the steps.
         CheckpointError: the file of the checkpoint is damaged, or does not fit.
@@ -257,7 +257,7 @@ class _Steps:
     ) -> Outcome | None:
         with _at_batch(done, signature):
             outcome = next(outcomes, None)
-            if outcome is None or math.isfinite(outcome.losses[-1]):
+            if outcome is None or outcome.is_made:
                 return outcome
             error = _non_finite(outcome)
             if self.on_nonfinite == "raise":
@@ -295,10 +295,11 @@ def _rescuing(rescue: Callable[[], None], interrupts: Interrupts) -> Iterator[No
 
 def _non_finite(outcome: Outcome) -> NonFiniteError:
     loss = float(outcome.losses[-1])
+    what = ", and its gradient is not finite" if math.isfinite(loss) else ""
     error = NonFiniteError(
-        f"the loss is {loss}. That update was not made: the model is as it was before that batch. "
-        "Is there a NaN in the batch, or a log of 0 or a division by 0 in the objective? If the "
-        "losses grew, lower the learning rate."
+        f"the loss is {loss}{what}. That update was not made: the model is as it was before that "
+        "batch. Is there a NaN in the batch, or a root or log of 0 or a division by 0 in the "
+        "objective? If the losses grew, lower the learning rate."
     )
     error.loss, error.aux = loss, of_step(outcome.aux, -1)
     return error

@@ -24,10 +24,15 @@ class Objective(keras.Layer):
         model: goes first into `loss`, if given.
         parts: Keras layers and variables that `loss` refers to. Keras clears what layers collect in
             `losses` at the start of each call, but only in layers that it knows to be within.
+        reads_losses: whether its code reads those.
     """
 
     def __init__(
-        self, loss: Callable[..., Any], model: Any = None, parts: Iterable[Any] = ()
+        self,
+        loss: Callable[..., Any],
+        model: Any = None,
+        parts: Iterable[Any] = (),
+        reads_losses: bool = True,
     ) -> None:
         # Input comes in full precision; a model of another policy casts it for itself.
         super().__init__(name="objective", dtype=keras.config.floatx())
@@ -39,7 +44,14 @@ class Objective(keras.Layer):
         self.function = function if model is None else functools.partial(function, model)
         self.is_converted = False
         self.parts = list(parts)
+        self.reads_losses = reads_losses
         self.built = True
+
+    @property
+    def left_out(self) -> list[str]:
+        """The names of layers within that have losses which the function does not read."""
+        layers = [part for part in self.parts if isinstance(part, keras.Layer)]
+        return [] if self.reads_losses else [layer.name for layer in layers if layer.losses]
 
     def call(self, *arguments: Any, training: bool | None = None) -> Any:
         # AutoGraph turns Python's `if`, `for` and `while` into TensorFlow's. It is left out where
@@ -48,11 +60,17 @@ class Objective(keras.Layer):
         function = tf.function(self.function) if self.is_converted else self.function
         return function(*arguments)
 
-    def evaluate(self, structure: Any, tensors: Any) -> tuple[tf.Tensor, Any]:
+    def evaluate(
+        self, structure: Any, tensors: Any, training: bool = True
+    ) -> tuple[tf.Tensor, Any]:
         """The loss of a batch, and what the function returned besides (None if nothing)."""
+        return _loss_and_aux(self.outputs(structure, tensors, training))
+
+    def outputs(self, structure: Any, tensors: Any, training: bool) -> Any:
+        """What the function returns for a batch."""
         arguments = unpacked(structure, tensors)
         self._check_arguments(arguments)
-        return _loss_and_aux(self(*arguments, training=True))
+        return self(*arguments, training=training)
 
     def _check_arguments(self, arguments: tuple[Any, ...]) -> None:
         try:

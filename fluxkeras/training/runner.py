@@ -1,5 +1,6 @@
 """The runner: trains on the batches of one signature, in the form that the tuner asks for."""
 
+import contextlib
 import functools
 import itertools
 import time
@@ -31,6 +32,7 @@ class Compiler:
     Args:
         trace: makes the step that is done for each batch.
         same: whether all batches of a chunk are one and the same.
+        turn: the lock by which threads that train by the same objective take turns.
 
     Attributes:
         seconds: that tracing took.
@@ -39,11 +41,17 @@ class Compiler:
         account: what the tuners of the lengths that are left open share.
     """
 
-    def __init__(self, trace: Callable[[], Step], same: bool) -> None:
+    def __init__(
+        self,
+        trace: Callable[[], Step],
+        same: bool,
+        turn: contextlib.AbstractContextManager[Any],
+    ) -> None:
         start = time.perf_counter()
         self._step = trace()
         self.seconds = time.perf_counter() - start
         self._same = same
+        self.turn = turn
         self.forms: dict[tuple[str, int | None], Callable[..., Outcome]] = {}
         self.warm: set[Any] = set()
         self.variables = self._step.variables
@@ -97,19 +105,20 @@ class Runner:
 
     def plan(self, request: Request, done: int) -> Plan:
         """How to go on, `done` steps after the beginning, in a form that is compiled."""
-        self._asked_for = request.form
-        plan = self.tuner.plan(request, done)
-        while plan.arm.key not in self.compiler.forms:
-            start = time.perf_counter()
-            try:
-                self._form(plan.arm)
-            except Exception as error:
-                if plan.arm is self.tuner.single:
-                    raise
-                self._drop(plan.arm, error)
-            self.tuner.compiled(plan.arm, time.perf_counter() - start)
+        with self.compiler.turn:
+            self._asked_for = request.form
             plan = self.tuner.plan(request, done)
-        return plan
+            while plan.arm.key not in self.compiler.forms:
+                start = time.perf_counter()
+                try:
+                    self._form(plan.arm)
+                except Exception as error:
+                    if plan.arm is self.tuner.single:
+                        raise
+                    self._drop(plan.arm, error)
+                self.tuner.compiled(plan.arm, time.perf_counter() - start)
+                plan = self.tuner.plan(request, done)
+            return plan
 
     def run(self, plan: Plan, chunk: Chunk, meanwhile: Callable[[], None]) -> Iterator[Outcome]:
         """Train on a chunk in one go, or, where that does not do, batch by batch.
@@ -119,23 +128,37 @@ class Runner:
         """
         form = self.compiler.forms[plan.arm.key]
         if not isinstance(form, Loop):
-            yield from self._one_by_one(plan.arm, chunk, meanwhile)
-            return
-        error = None
-        try:
-            if form.takes(chunk):
-                yield self._timed(plan.arm, chunk.count, functools.partial(form, chunk, meanwhile))
+            yield from self._one_by_one(plan.arm, chunk.batches(), meanwhile)
+        elif form.takes(chunk):
+            yield from self._looped(plan.arm, form, chunk, meanwhile)
+        else:
+            yield from self._one_by_one(self.tuner.single, chunk.batches(), meanwhile)
+
+    def _looped(
+        self, arm: Arm, form: Loop, chunk: Chunk, meanwhile: Callable[[], None]
+    ) -> Iterator[Outcome]:
+        """In one go, but for steps that are not finite."""
+        start = 0
+        while start < chunk.count:
+            part = functools.partial(form, chunk, meanwhile, start)
+            try:
+                yield self._timed(arm, chunk.count - start, part)
                 return
-        except Trouble as trouble:
-            error = trouble.__cause__
-        yield from self._one_by_one(self.tuner.single, chunk, meanwhile)
-        if error:  # of the loop alone, since the steps have run
-            self._drop(plan.arm, error)
+            except Trouble as trouble:
+                bad, error = trouble.step, trouble.__cause__
+            if bad is None:
+                yield from self._one_by_one(self.tuner.single, chunk.batches(start), meanwhile)
+                self._drop(arm, error)  # of the loop alone, since the steps have run
+                return
+            if start < bad:  # the same steps again, to the same numbers
+                yield part(bad)
+            yield from self._one_by_one(self.tuner.single, chunk.batches(bad, bad + 1), meanwhile)
+            start = bad + 1
 
     def _one_by_one(
-        self, arm: Arm, chunk: Chunk, meanwhile: Callable[[], None]
+        self, arm: Arm, batches: Iterator[tuple[Any, ...]], meanwhile: Callable[[], None]
     ) -> Iterator[Outcome]:
-        for tensors in chunk.batches():
+        for tensors in batches:
             try:
                 yield self._timed(arm, 1, functools.partial(self._form(arm), tensors, meanwhile))
             except Exception as error:
@@ -158,15 +181,16 @@ class Runner:
         return arm if arm.form == "xla" else arm.key
 
     def _timed(self, arm: Arm, steps: int, run: Callable[[], Outcome]) -> Outcome:
-        start = time.perf_counter()
-        outcome = run()
-        seconds = time.perf_counter() - start
-        if self._is_warm(arm):
-            self.tuner.ran(arm, steps, seconds)
-        else:
-            self.tuner.compiled(arm, seconds)
-            self.compiler.warm.add(self._warmth(arm))
-        return outcome
+        with self.compiler.turn:
+            start = time.perf_counter()
+            outcome = run()
+            seconds = time.perf_counter() - start
+            if self._is_warm(arm):
+                self.tuner.ran(arm, steps, seconds)
+            else:
+                self.tuner.compiled(arm, seconds)
+                self.compiler.warm.add(self._warmth(arm))
+            return outcome
 
     def _form(self, arm: Arm) -> Callable[..., Outcome]:
         return self.compiler.form(arm, is_asked_for=self._asked_for != "auto")

@@ -56,14 +56,14 @@ class Step:
         found = {id(v.handle): v for v in (*self.gradient.variables, *self.update.variables)}
         self.variables = list(found.values())
 
-    def plain(self, *tensors: Any) -> tuple[tf.Tensor, Any]:
-        """A step that is made whatever the loss."""
+    def plain(self, *tensors: Any, xla: bool = False) -> tuple[tf.Tensor, Any, tf.Tensor]:
+        """A step that is made whatever the loss: it, what came besides, whether all was finite."""
         loss, aux, gradients = self.gradient(*tensors)
         self.update(gradients)
-        return loss, aux
+        return loss, aux, self._is_finite(loss, gradients, xla)
 
-    def guarded(self, *tensors: Any) -> tuple[tf.Tensor, Any]:
-        """A step that changes no variable if the loss is not finite."""
+    def guarded(self, *tensors: Any, xla: bool = False) -> tuple[tf.Tensor, Any, tf.Tensor]:
+        """A step that changes no variable unless the loss and the gradients are finite."""
         before = [tf.identity(v) for v in self._written]
         loss, aux, gradients = self.gradient(*tensors)
 
@@ -76,8 +76,17 @@ class Step:
                 variable.assign(value)
             return tf.constant(False)
 
-        tf.cond(tf.math.is_finite(loss), update, restore)
-        return loss, aux
+        return loss, aux, tf.cond(self._is_finite(loss, gradients, xla), update, restore)
+
+    def _is_finite(self, loss: tf.Tensor, gradients: Any, xla: bool) -> tf.Tensor:
+        """Whether no number is NaN or infinite: then their sum is finite, too."""
+        # Who scales the loss finds the scale by gradients that are not finite.
+        pairs = zip(self._updates, gradients, strict=True)
+        guarded = [found for (optimiser, _), found in pairs if optimiser not in self._scale]
+        values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in sum(guarded, [])]
+        dtype = tf.float32 if loss.dtype.size < 4 else loss.dtype
+        sums = [tf.cast(_sum(tf.cast(v, dtype), xla), dtype) for v in values]
+        return tf.math.is_finite(tf.add_n([tf.cast(loss, dtype), *sums]))
 
     def _trace_gradient(self) -> Any:
         def gradient(*tensors: Any) -> tuple[tf.Tensor, Any, Any]:
@@ -162,6 +171,14 @@ def _gradients(
             "NumPy?"
         )
     return updates
+
+
+def _sum(values: tf.Tensor, xla: bool) -> tf.Tensor:
+    if not xla or values.shape.rank < 2:
+        return tf.reduce_sum(values)
+    # XLA adds one number after the other, but has a quick product of matrices.
+    rows = tf.reshape(values, [-1, values.shape[-1]])
+    return tf.reduce_sum(tf.matmul(tf.ones([1, tf.shape(rows)[0]], values.dtype), rows))
 
 
 def _shares(

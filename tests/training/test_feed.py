@@ -859,3 +859,38 @@ def test_an_error_comes_up_each_time_that_one_looks():
     for _ in range(2):
         with pytest.raises(OverflowError, match="asked for batch 2: disk on fire"):
             feed.peek()
+
+
+# --- Leaving batches out --------------------------------------------------------------------------
+
+PAIRS = [(np.full(2, i), np.full(1, -i)) for i in range(7)]
+SKIPPED = {
+    "list": lambda: PAIRS,
+    "generator": lambda: (pair for pair in PAIRS),
+    "tf.data": lambda: tf.data.Dataset.from_tensor_slices(
+        tuple(map(np.stack, zip(*PAIRS, strict=True)))
+    ),
+    "DataLoader": lambda: DataLoader(tuple(map(np.concatenate, zip(*PAIRS, strict=True))), 1),
+    "repeated": lambda: repeated(PAIRS[0], 7),
+    "prefetch": lambda: prefetch(PAIRS, 2),
+}
+
+
+@pytest.mark.parametrize("has_peeked", [False, True])
+@pytest.mark.parametrize("kind", [kind for kind in SKIPPED if kind != "DataLoader"])
+def test_batches_are_left_out(kind, has_peeked):
+    def rest(count):
+        feed = feed_of(SKIPPED[kind]())
+        if has_peeked:
+            feed.peek()
+        skipped, found = feed.skip(count), []
+        while signature := feed.peek():
+            found += [[t.numpy() for t in b] for b in feed.take(signature, 2, 2).batches()]
+        return skipped, found
+
+    _, of_all = rest(0)
+    for count in (1, 3, 7):
+        skipped, found = rest(count)
+        assert skipped == count
+        assert np.array_equal(found, of_all[count:])
+    assert rest(9) == (7, [])

@@ -1,0 +1,439 @@
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fluxkeras import (
+    ADAM,
+    Adam,
+    Chain,
+    Checkpoint,
+    CheckpointError,
+    Dense,
+    Momentum,
+    NonFiniteError,
+    early_stopping,
+    epochs,
+    logitbinarycrossentropy,
+    mse,
+    params,
+    repeated,
+    save,
+    stop,
+    throttle,
+    train,
+)
+from fluxkeras.training import checkpoint as module
+from fluxkeras.training.records import read
+from checkpoint_runs import BATCHES, DATA, BrokenOff, Run
+
+FORMS = ["single", "graph", "xla"]
+
+
+def assert_same(found, expected):
+    for a, b in zip(found.values(), expected.values(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def broken_off(after, **options):
+    with pytest.raises(BrokenOff):
+        Run(**options).epochs(break_off_after=after)
+
+
+# --- A run that was broken off becomes the one that was not ---------------------------------------
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_run_goes_on_at_the_exact_batch(form, data, tmp_path):
+    whole = Run(data, form=form)
+    histories = whole.epochs()
+
+    for after in (2, 4):
+        path = tmp_path / f"{after}.ckpt"
+        broken_off(after, data=data, path=path, form=form)
+        again = Run(data, path, form)
+        found = again.epochs()
+
+        assert_same(again, whole)
+        for one, other in zip(found, histories, strict=True):
+            np.testing.assert_array_equal(one.losses, other.losses)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_run_may_be_broken_off_again_and_again(form, tmp_path):
+    whole = Run("DataLoader", form=form)
+    whole.epochs()
+    options = {"data": "DataLoader", "path": tmp_path / "a.ckpt", "form": form}
+
+    for _ in range(4):
+        broken_off(1, **options)
+    again = Run(**options)
+    again.epochs()
+
+    assert_same(again, whole)
+
+
+def test_it_says_where_it_goes_on(tmp_path, capsys):
+    broken_off(5, data="generator", path=tmp_path / "a.ckpt", form="single")
+    capsys.readouterr()
+    Run("generator", tmp_path / "a.ckpt", "single").epochs()
+
+    assert capsys.readouterr().out == (
+        "INFO: a.ckpt: training goes on at batch 6, after those before it were read again and left "
+        "out\n"
+    )
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
+    first = Run(path=tmp_path / "a.ckpt")
+    histories = first.epochs()
+    again = Run(path=tmp_path / "a.ckpt")
+    found = again.epochs()
+
+    assert_same(again, first)
+    assert capsys.readouterr().out == "INFO: a.ckpt: this call of train was finished before\n" * 3
+    for one, other in zip(found, histories, strict=True):
+        np.testing.assert_array_equal(one.losses, other.losses)
+    longer = again.epochs(2)
+    assert [len(history) for history in longer] == [7, 7]
+    assert int(again.opt.iterations) == 5 * 7
+
+
+def test_a_checkpoint_may_be_made_anew_for_each_call(tmp_path):
+    def run(n):
+        m = Chain(Dense(4, 2, init="ones"))
+        opt = ADAM(0.01)
+        loss = lambda x, y: mse(m(x), y)  # noqa: E731
+        lengths = [
+            len(train(loss, BATCHES, opt, checkpoint=Checkpoint(tmp_path / "a"), progress=False))
+            for _ in range(n)
+        ]
+        return lengths, int(opt.iterations)
+
+    assert run(2) == ([7, 7], 14)
+    assert run(3) == ([7, 7, 7], 21)
+
+
+def test_what_was_interrupted_goes_on_in_the_same_process(tmp_path):
+    whole, run = Run(), Run(path=tmp_path / "a.ckpt")
+    whole.epochs()
+    with pytest.raises(BrokenOff):
+        run.epochs(break_off_after=4)
+    run.epochs(2)  # the one that was broken off, and the last
+
+    assert_same(run, whole)
+
+
+def test_two_objectives_with_an_optimiser_each(tmp_path):
+    def run(path=None, fail_at=None):
+        keras.utils.set_random_seed(2)
+        a, b = Chain(Dense(2, 3, "tanh"), Dense(3, 1)), Chain(Dense(1, 2, "tanh"), Dense(2, 2))
+        opts = [Adam(params(a), 0.05), Momentum(params(b), 0.05)]
+        x = np.random.rand(5, 2)
+        losses = [
+            lambda: logitbinarycrossentropy(a(b(a(x))), 1.0),
+            lambda: mse(b(a(x)), x),
+        ]
+        kept = Checkpoint(path) if path else None
+        for i in range(6):
+            if i == fail_at:
+                raise BrokenOff
+            data = repeated((), 3)
+            train(losses[i % 2], data, opts[i % 2], checkpoint=kept, form="graph", progress=False)
+        return [np.array(v) for part in (a, b, *opts) for v in part.variables]
+
+    expected = run()
+    for fail_at in (1, 3, 4):
+        path = tmp_path / f"{fail_at}.ckpt"
+        with pytest.raises(BrokenOff):
+            run(path, fail_at)
+        for found, value in zip(run(path), expected, strict=True):
+            np.testing.assert_array_equal(found, value)
+
+
+def test_plain_variables_of_tensorflow(tmp_path):
+    def run(n, path):
+        w = tf.Variable([1.0, 2.0])
+        steps = tf.Variable(0)
+
+        def loss(x):
+            steps.assign_add(1)
+            return tf.reduce_sum((w * x) ** 2)
+
+        data = [(1.0,)] * n + [("broken",)] * (5 - n)
+        train(loss, data, Momentum(0.1), checkpoint=Checkpoint(path), progress=False)
+        return w.numpy(), int(steps)
+
+    with pytest.raises(Exception, match="batch 3"):
+        run(3, tmp_path / "a")
+    found, expected = run(5, tmp_path / "a"), run(5, tmp_path / "b")
+    np.testing.assert_array_equal(found[0], expected[0])
+    assert found[1] == expected[1] == 5
+
+
+# --- What is kept besides -------------------------------------------------------------------------
+
+
+def validated(path, scores, at_most=100):
+    """Training that stops after three scores that are no better: how many steps it makes."""
+    m = Chain(Dense(4, 2))
+    given = iter(scores)
+    enough = early_stopping(lambda: next(given), 3)
+    seen = []
+
+    def cb():
+        seen.append(None)
+        if len(seen) > at_most:
+            raise BrokenOff
+        if enough():
+            stop()
+
+    history = train(
+        lambda x, y: mse(m(x), y), repeated(BATCHES[0], 50), ADAM(),
+        cb=cb, checkpoint=Checkpoint(path), progress=False,
+    )  # fmt: skip
+    return history
+
+
+def test_early_stopping_remembers_its_best_score_and_its_patience(tmp_path):
+    scores = [5.0, 1.0, 3.0, 2.0, 4.0, 0.5, 0.4]
+    with pytest.raises(BrokenOff):
+        validated(tmp_path / "a", scores, at_most=4)
+
+    # The fifth callback did not come to its end, so that its score was never seen.
+    history = validated(tmp_path / "a", scores[4:])
+    assert history.stopped and len(history) == 6
+
+
+def test_a_stopped_run_stays_stopped(tmp_path):
+    def run():
+        m = Chain(Dense(4, 2, init="ones"))
+        kept, opt = Checkpoint(tmp_path / "a"), ADAM()
+        loss = lambda x, y: mse(m(x), y)  # noqa: E731
+        return [
+            train(loss, BATCHES, opt, cb=lambda state: state.step == 3 and stop(), checkpoint=kept,
+                  progress=False) for _ in epochs(5)
+        ]  # fmt: skip
+
+    assert [len(history) for history in run()] == [4]
+    again = run()
+    assert [len(history) for history in again] == [4] and again[0].stopped
+
+
+class Counter:
+    """A callback of the user's that keeps something."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, state):
+        self.seen.append(state.step)
+
+    def state(self):
+        return {"seen": self.seen}
+
+    def load_state(self, state):
+        self.seen = state["seen"]
+
+
+def test_callbacks_of_the_user_are_kept_and_steps_are_counted_on(tmp_path):
+    def run(data):
+        m, counter = Chain(Dense(4, 2)), Counter()
+        kept = Checkpoint(tmp_path / "a")
+        train(lambda x, y: mse(m(x), y), data, ADAM(), cb=[counter], checkpoint=kept, progress=False)
+        return counter.seen
+
+    with pytest.raises(Exception, match="batch 3"):
+        run([*BATCHES[:3], (0.0,)])
+    assert run(BATCHES) == list(range(7))
+
+
+def test_the_history_goes_on_with_all_its_values(tmp_path):
+    def run(data):
+        m = Chain(Dense(4, 2, init="ones"))
+
+        def loss(x, y):
+            value = mse(m(x), y)
+            return value, {"root": tf.sqrt(value), "parts": (x[:2, 0], None)}
+
+        kept = Checkpoint(tmp_path / "a")
+        return train(loss, data, ADAM(), checkpoint=kept, progress=False)
+
+    with pytest.raises(Exception, match="batch 3") as raised:
+        run([*BATCHES[:3], (0.0,)])
+    assert len(raised.value.history) == 3
+    history = run(BATCHES)
+
+    np.testing.assert_allclose(history["root"], np.sqrt(history.losses), rtol=1e-6)
+    expected = np.stack([x[:2, 0] for x, _ in BATCHES])
+    np.testing.assert_array_equal(history["parts"][0], expected)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_batch_before_in_the_file(tmp_path):
+    def run(data, path=tmp_path / "a"):
+        m = Chain(Dense(4, 2, init="ones"))
+        loss = lambda x, y: mse(m(x), y)  # noqa: E731
+        history = train(loss, data, ADAM(), checkpoint=Checkpoint(path), progress=False)
+        return history.losses
+
+    bad = [*BATCHES[:4], (BATCHES[0][0] * np.nan, BATCHES[0][1])]
+    with pytest.raises(NonFiniteError, match="batch 4"):
+        run(bad)
+    np.testing.assert_array_equal(run(BATCHES), run(BATCHES, tmp_path / "b"))
+
+
+# --- When it saves --------------------------------------------------------------------------------
+
+
+def steps_in(path):
+    return len(read(path)["histories"][-1]["losses"])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_steps_are_exact_in_every_form(form, tmp_path):
+    path, seen = tmp_path / "a", []
+    m = Chain(Dense(4, 2))
+    train(
+        lambda x, y: mse(m(x), y), repeated(BATCHES[0], 20), ADAM(), form=form, chunk=8,
+        cb=throttle(lambda: seen.append(steps_in(path) if path.exists() else 0), 0),
+        checkpoint=Checkpoint(path, steps=6), progress=False,
+    )  # fmt: skip
+
+    assert sorted(set(seen)) == [0, 6, 12, 18]  # a callback comes before the save of its step
+    assert steps_in(path) == 20
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+def test_seconds_go_by_between_saves(tmp_path, monkeypatch):
+    clock, saved = Clock(), []
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(module, "write", lambda path, tree: saved.append(clock.now))
+    m = Chain(Dense(4, 2))
+
+    def cb():
+        clock.now += 4.0
+
+    train(
+        lambda x, y: mse(m(x), y), repeated(BATCHES[0], 10), ADAM(), cb=cb,
+        checkpoint=Checkpoint(tmp_path / "a", every=10), progress=False,
+    )  # fmt: skip
+
+    assert saved == [12.0, 24.0, 36.0, 40.0]  # the last at the end
+
+
+def test_saving_takes_a_twentieth_of_the_time_at_most(tmp_path, monkeypatch):
+    clock, saved = Clock(), []
+    monkeypatch.setattr(module, "time", clock)
+
+    def write(path, tree):
+        clock.now += 1.0
+        saved.append(clock.now)
+
+    monkeypatch.setattr(module, "write", write)
+    m = Chain(Dense(4, 2))
+
+    def cb():
+        clock.now += 0.5
+
+    train(
+        lambda x, y: mse(m(x), y), repeated(BATCHES[0], 200), ADAM(), cb=cb,
+        checkpoint=Checkpoint(tmp_path / "a", every=0.1), progress=False,
+    )  # fmt: skip
+
+    assert np.diff(saved[:-1]).tolist() == [21.0] * (len(saved) - 2)
+
+
+def test_a_full_disk_does_not_end_training(tmp_path, monkeypatch):
+    m = Chain(Dense(4, 2))
+    failing = iter([True, False])
+
+    def write(path, tree):
+        if next(failing, False):
+            raise OSError("no space left on device")
+
+    monkeypatch.setattr(module, "write", write)
+    kept = Checkpoint(tmp_path / "a", steps=4)
+    with pytest.warns(UserWarning, match="a could not be written, .* no space left"):
+        history = train(
+            lambda x, y: mse(m(x), y), BATCHES, ADAM(), checkpoint=kept, progress=False
+        )
+    assert len(history) == 7
+
+
+# --- What does not fit is refused -----------------------------------------------------------------
+
+
+def refused(path, model, data=BATCHES, opt=None, match=""):
+    before = model.get_weights()
+    with pytest.raises(CheckpointError, match=match):
+        train(
+            lambda x, y: mse(model(x), y), data, opt or ADAM(), checkpoint=Checkpoint(path),
+            progress=False,
+        )  # fmt: skip
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """The file of a run of a Chain(Dense(4, 2)) and ADAM, broken off after 4 batches."""
+    m, path = Chain(Dense(4, 2)), tmp_path / "a.ckpt"
+    with pytest.raises(Exception, match="batch 4"):
+        train(
+            lambda x, y: mse(m(x), y), [*BATCHES[:4], (0.0,)], ADAM(), checkpoint=Checkpoint(path),
+            progress=False,
+        )  # fmt: skip
+    return path
+
+
+def test_another_model(kept):
+    expected = (
+        "a.ckpt: a variable 'kernel' of float32 (4, 3) was expected, and the file has 'kernel' of "
+        "float32 (4, 2). Is the model the one that it was written of? Nothing was changed."
+    )
+    refused(kept, Chain(Dense(4, 3), Dense(3, 2)), match=re.escape(expected))
+
+
+def test_another_optimiser(kept):
+    refused(kept, Chain(Dense(4, 2)), opt=Momentum(0.1), match="was expected, and the file has")
+
+
+def test_less_data(kept):
+    refused(kept, Chain(Dense(4, 2)), BATCHES[:2], match="after 4 batches, and the data has 2")
+
+
+def test_a_damaged_file(kept):
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 2] ^= 1
+    kept.write_bytes(content)
+    refused(kept, Chain(Dense(4, 2)), match="a.ckpt is damaged")
+
+
+def test_a_file_that_save_wrote(tmp_path):
+    m = Chain(Dense(4, 2))
+    save(tmp_path / "a", m)
+    refused(tmp_path / "a", m, match="was written by save, and is for load")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every": -1}, "Checkpoint expects seconds between two saves, got -1."),
+        ({"every": float("nan")}, "Checkpoint expects seconds between two saves, got nan."),
+        ({"steps": 0}, "a whole number from 1, got 0."),
+        ({"steps": 1.5}, "a whole number from 1, got 1.5."),
+    ],
+)
+def test_what_is_no_interval(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Checkpoint("a", **options)
