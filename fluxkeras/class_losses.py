@@ -189,7 +189,7 @@ def binary_focal_loss(
 
     Args:
         y_hat: probabilities of any shape.
-        y: labels of 0 and 1, of the same shape.
+        y: labels of 0 and 1, of the same shape, or one number for all.
         agg: reduces the losses, of the shape of `y_hat`.
         gamma: how much less counts what is easy, from 0.
         eps: keeps the logarithm finite; by default the machine epsilon of the dtype of `y_hat`.

@@ -2,8 +2,8 @@
 
 `y_hat` and `y` are tensors, arrays, lists or numbers of one shape; the batch comes first and the
 classes last. `y` is cast to the dtype of `y_hat`. What is left after summing over the classes goes
-through `agg`: the mean by default, `tf.reduce_sum` for the sum, `lambda l: l` for one loss an
-element, `lambda l: tf.reduce_mean(w * l)` to weight them.
+through `agg`: the mean by default, `tf.reduce_sum` for the sum (Python's `sum` goes along the first
+axis only), `lambda l: l` for one loss an element, `lambda l: tf.reduce_mean(w * l)` to weight them.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ def mse(y_hat: Any, y: Any, *, agg: Aggregate = tf.reduce_mean) -> Tensor:
 
     Args:
         y_hat: predictions of any shape, real or complex.
-        y: targets of the same shape.
+        y: targets of the same shape, or one number for all.
         agg: reduces the losses, of the shape of `y_hat`.
 
     Returns:
@@ -58,7 +58,7 @@ def mae(y_hat: Any, y: Any, *, agg: Aggregate = tf.reduce_mean) -> Tensor:
 
     Args:
         y_hat: predictions of any shape.
-        y: targets of the same shape.
+        y: targets of the same shape, or one number for all.
         agg: reduces the losses, of the shape of `y_hat`.
 
     Returns:
@@ -84,7 +84,7 @@ def msle(
 
     Args:
         y_hat: predictions from 0, of any shape.
-        y: targets from 0, of the same shape.
+        y: targets from 0, of the same shape, or one number for all.
         agg: reduces the losses, of the shape of `y_hat`.
         eps: keeps the logarithms finite; by default the machine epsilon of the dtype of `y_hat`.
 
@@ -114,7 +114,7 @@ def huber_loss(
 
     Args:
         y_hat: predictions of any shape.
-        y: targets of the same shape.
+        y: targets of the same shape, or one number for all.
         delta: from which mistake on it is a large one.
         agg: reduces the losses, of the shape of `y_hat`.
 
@@ -144,7 +144,8 @@ def poisson_loss(y_hat: Any, y: Any, *, agg: Aggregate = tf.reduce_mean) -> Tens
 
     Args:
         y_hat: expected counts, of any shape.
-        y: counts, of the same shape. Where one is 0, its logarithm counts nothing.
+        y: counts, of the same shape, or one number for all. Where one is 0, its logarithm counts
+            nothing.
         agg: reduces the losses, of the shape of `y_hat`.
 
     Returns:
@@ -254,7 +255,7 @@ def binarycrossentropy(
 
     Source: Flux's `binarycrossentropy`. Keras's clips `y_hat`.
     """
-    y_hat, y = paired("binarycrossentropy", y_hat, y, numbers=True)
+    y_hat, y = paired("binarycrossentropy", y_hat, y)
     eps = epsilon(y_hat, eps)
     return agg(-tf.math.xlogy(y, y_hat + eps) - tf.math.xlogy(1 - y, 1 - y_hat + eps))
 
@@ -279,5 +280,5 @@ def logitbinarycrossentropy(y_hat: Any, y: Any, *, agg: Aggregate = tf.reduce_me
 
     Source: Flux's `logitbinarycrossentropy`.
     """
-    y_hat, y = paired("logitbinarycrossentropy", y_hat, y, numbers=True)
+    y_hat, y = paired("logitbinarycrossentropy", y_hat, y)
     return agg((1 - y) * y_hat - logσ(y_hat))

@@ -20,7 +20,7 @@ def hinge_loss(y_hat: Any, y: Any, *, agg: Aggregate = tf.reduce_mean) -> Tensor
 
     Args:
         y_hat: scores of any shape.
-        y: labels of -1 and 1, of the same shape.
+        y: labels of -1 and 1, of the same shape, or one number for all.
         agg: reduces the losses, of the shape of `y_hat`.
 
     Returns:
@@ -44,7 +44,7 @@ def squared_hinge_loss(y_hat: Any, y: Any, *, agg: Aggregate = tf.reduce_mean) -
 
     Args:
         y_hat: scores of any shape.
-        y: labels of -1 and 1, of the same shape.
+        y: labels of -1 and 1, of the same shape, or one number for all.
         agg: reduces the losses, of the shape of `y_hat`.
 
     Returns:
@@ -72,7 +72,7 @@ def siamese_contrastive_loss(
 
     Args:
         y_hat: distances within pairs, of any shape.
-        y: 0 for pairs that are alike, 1 for others, of the same shape.
+        y: 0 for pairs that are alike, 1 for others, of the same shape; or one number for all.
         margin: the distance from which on others are far enough apart.
         agg: reduces the losses, of the shape of `y_hat`.
 
@@ -132,7 +132,7 @@ def tversky_loss(y_hat: Any, y: Any, *, beta: float = 0.7) -> Tensor:
 
     Args:
         y_hat: probabilities of any shape.
-        y: labels of 0 and 1, of the same shape.
+        y: labels of 0 and 1, of the same shape, or one number for all.
         beta: the weight of false alarms; that of misses is `1 - beta`.
 
     Returns:

@@ -26,21 +26,21 @@ def epsilon(y_hat: Tensor, eps: float | None) -> float:
     return MACHINE_EPSILON[y_hat.dtype.name] if eps is None else eps
 
 
-def paired(
-    loss: str, y_hat: Any, y: Any, *, classes: Axes | None = None, numbers: bool = False
-) -> tuple[Tensor, Tensor]:
+def paired(loss: str, y_hat: Any, y: Any, *, classes: Axes | None = None) -> tuple[Tensor, Tensor]:
     """`y_hat` and `y` as tensors of one dtype, if they are of one shape.
+
+    Without classes, `y` may also be one number for all predictions.
 
     Args:
         loss: who asks.
         y_hat: the predictions.
         y: the targets.
         classes: the axis or axes of the classes, if there are any.
-        numbers: whether `y` may be one number for all predictions.
     """
     y_hat = float_tensor(y_hat)
     y = tf.convert_to_tensor(y, dtype_hint=None if hasattr(y, "dtype") else y_hat.dtype)
-    if not (y_hat.shape.is_compatible_with(y.shape) or (numbers and y.shape.rank == 0)):
+    is_number = classes is None and y.shape.rank == 0
+    if not (is_number or y_hat.shape.is_compatible_with(y.shape)):
         given, wanted = tuple(y_hat.shape), tuple(y.shape)
         raise ShapeError(
             f"{loss} expects y_hat and y of the same shape, got {given} and {wanted}. "

@@ -137,3 +137,8 @@ def test_a_sequence_of_labels_has_a_gradient():
 def test_one_sequence_at_a_time():
     with pytest.raises(ShapeError, match="logits of one sequence"):
         ctc_loss(np.zeros((2, 5, 3)), [[0], [1]])
+
+
+def test_one_number_is_the_label_of_all_where_it_is_yes_or_no():
+    expected = np.mean(-((1 - P) ** 2) * np.log(P))
+    np.testing.assert_allclose(binary_focal_loss(P, 1), expected, rtol=1e-10)

@@ -83,3 +83,9 @@ def test_the_dtype_is_that_of_the_predictions(loss, dtype):
 def test_shapes_must_agree(loss):
     with pytest.raises(ShapeError, match=f"{loss.__name__} expects y_hat and y of the same shape"):
         loss(P, BITS[:, :2])
+
+
+@pytest.mark.parametrize("loss", CASES)
+def test_one_number_is_the_target_of_all(loss):
+    y_hat, _, formula = CASES[loss]
+    np.testing.assert_allclose(loss(y_hat, 1), formula(y_hat, 1).mean())
