@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from numbers import Number
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -35,9 +35,10 @@ def gradient(f: Function, *args: Any) -> tuple[Any, ...]:
     Layers are in training mode within `f`. It works eagerly and in a `tf.function`.
 
     Args:
-        f: returns a number; or a tuple of a number and anything else, which is ignored.
+        f: returns a number; or a tuple or dict of a number and anything else, which is ignored.
         *args: its arguments: numbers, arrays, tensors, variables, models, and lists, tuples and
-            dicts of those. With `params(m)` alone, `f` may take no argument.
+            dicts of those. With `params(m)` alone, `f` may take no argument. Arrays of whole
+            numbers become floats only if there is nothing else to differentiate by.
 
     Returns:
         A tuple with a gradient for each argument, of its form: a tensor for a number, an array or
@@ -65,15 +66,23 @@ def gradient(f: Function, *args: Any) -> tuple[Any, ...]:
     return withgradient(f, *args)[1]
 
 
-def withgradient(f: Function, *args: Any) -> tuple[Any, tuple[Any, ...]]:
+class Differentiated(NamedTuple):
+    """What a function returned, and its derivatives by each of its arguments."""
+
+    val: Any
+    grad: tuple[Any, ...]
+
+
+def withgradient(f: Function, *args: Any) -> Differentiated:
     """What a function returns, and its gradients.
 
     Args:
-        f: returns a number; or a tuple of a number and anything else, which is not differentiated.
+        f: returns a number; or a tuple or dict of a number and anything else, which is not
+            differentiated.
         *args: as in `gradient`.
 
     Returns:
-        `(value, gradients)`: all that `f` returned, and what `gradient` returns.
+        `(val, grad)`, a named tuple: all that `f` returned, and what `gradient` returns.
 
     Raises:
         ValueError, TypeError: as in `gradient`.
@@ -90,7 +99,7 @@ def withgradient(f: Function, *args: Any) -> tuple[Any, tuple[Any, ...]]:
         tape.watch(arguments.sources)
         result = arguments.call(f)
         y = _number(result)
-    return result, arguments.packed(tape.gradient(y, arguments.sources))
+    return Differentiated(result, arguments.packed(tape.gradient(y, arguments.sources)))
 
 
 def pullback(f: Function, *args: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
@@ -144,7 +153,7 @@ def jacobian(f: Function, *args: Any) -> tuple[Any, ...]:
 
     Returns:
         A tuple with a matrix for each argument, or a collection of matrices, of shape
-        `(size of f(x), size of x)`; None where there is no gradient.
+        `(size of f(x), size of x)`; for a number a vector; None where there is no gradient.
 
     Raises:
         TypeError: `f` returns what NumPy has computed, or a collection.
@@ -160,7 +169,7 @@ def jacobian(f: Function, *args: Any) -> tuple[Any, ...]:
     return withjacobian(f, *args)[1]
 
 
-def withjacobian(f: Function, *args: Any) -> tuple[Any, tuple[Any, ...]]:
+def withjacobian(f: Function, *args: Any) -> Differentiated:
     """What a function returns, and its Jacobian matrices.
 
     Args:
@@ -168,7 +177,7 @@ def withjacobian(f: Function, *args: Any) -> tuple[Any, tuple[Any, ...]]:
         *args: as in `gradient`.
 
     Returns:
-        `(value, matrices)`, the latter as `jacobian` returns them.
+        `(val, grad)`, a named tuple: what `f` returned, and what `jacobian` returns.
 
     Raises:
         TypeError: as in `jacobian`.
@@ -186,9 +195,7 @@ def withjacobian(f: Function, *args: Any) -> tuple[Any, tuple[Any, ...]]:
         y = _tensor(arguments.call(f))
         flat = tf.reshape(y, [-1])
     found = tape.jacobian(flat, arguments.sources)
-    return y, arguments.packed(
-        [None if j is None else tf.reshape(j, [tf.size(y), -1]) for j in found]
-    )
+    return Differentiated(y, arguments.packed([None if j is None else _matrix(j) for j in found]))
 
 
 def hessian(f: Function, x: Any) -> Tensor:
@@ -198,13 +205,14 @@ def hessian(f: Function, x: Any) -> Tensor:
 
     Args:
         f: returns a number.
-        x: a number, an array, a tensor or a variable.
+        x: as an argument in `gradient`. The arrays of a collection or a model count as one vector,
+            that of `destructure`.
 
     Returns:
         A matrix of shape `(size of x, size of x)`; a number if `x` is one.
 
     Raises:
-        ValueError, TypeError: as in `gradient`, or `x` is none of those.
+        ValueError, TypeError: as in `gradient`, or there is nothing to differentiate by.
 
     Example:
         >>> print(hessian(lambda x: x[0] ** 2 * x[1], [3.0, 5.0]).numpy())
@@ -213,8 +221,13 @@ def hessian(f: Function, x: Any) -> Tensor:
 
     Source: Flux's `hessian`, Zygote's.
     """
-    ((source, matrix),) = _second_derivatives("hessian", f, (x,))
-    return tf.reshape(matrix, []) if source.shape.rank == 0 else matrix
+    arguments = Arguments((x,))
+    with tf.GradientTape() as tape:
+        flat = tf.concat(_flat_gradients("hessian", f, arguments, tape), 0)
+    found = tape.jacobian(flat, arguments.sources, unconnected_gradients="zero")
+    matrix = tf.concat([tf.reshape(j, [tf.size(flat), -1]) for j in found], 1)
+    is_number = arguments.places == (0,) and arguments.sources[0].shape.rank == 0
+    return tf.reshape(matrix, []) if is_number else matrix
 
 
 def diaghessian(f: Function, *args: Any) -> tuple[Any, ...]:
@@ -224,13 +237,13 @@ def diaghessian(f: Function, *args: Any) -> tuple[Any, ...]:
 
     Args:
         f: returns a number.
-        *args: numbers, arrays, tensors or variables.
+        *args: as in `gradient`.
 
     Returns:
-        A tuple with a tensor of the shape of each argument.
+        A tuple like that of `gradient`.
 
     Raises:
-        ValueError, TypeError: as in `gradient`, or an argument is none of those.
+        ValueError, TypeError: as in `gradient`, or there is nothing to differentiate by.
 
     Example:
         >>> print(*(d.numpy() for d in diaghessian(lambda x: tf.reduce_sum(x**3), [1.0, 2.0])))
@@ -238,39 +251,38 @@ def diaghessian(f: Function, *args: Any) -> tuple[Any, ...]:
 
     Source: Flux's `diaghessian`, Zygote's.
     """
-    return tuple(
-        tf.reshape(tf.linalg.diag_part(matrix), tf.shape(source))
-        for source, matrix in _second_derivatives("diaghessian", f, args)
-    )
-
-
-def _second_derivatives(
-    caller: str, f: Function, args: tuple[Any, ...]
-) -> list[tuple[Tensor, Tensor]]:
-    """Each argument as a tensor or a variable, and the matrix of its second derivatives."""
     arguments = Arguments(args)
-    sources = arguments.sources
-    if arguments.places != tuple(range(len(args))):
-        raise TypeError(
-            f"{caller} expects arrays or variables, got {', '.join(map(_kind, args))}. For a "
-            "model, take the variables of params(m)."
-        )
-    with tf.GradientTape(persistent=True) as outer:
-        outer.watch(sources)
-        with tf.GradientTape() as inner:
-            inner.watch(sources)
-            y = _number(arguments.call(f))
-        first = [
-            tf.zeros_like(source) if g is None else g
-            for g, source in zip(inner.gradient(y, sources), sources, strict=True)
-        ]
-        flat = [tf.reshape(g, [-1]) for g in first]
-    sizes = [tf.size(source) for source in sources]
-    second = [outer.jacobian(g, source) for g, source in zip(flat, sources, strict=True)]
-    return [
-        (x, tf.zeros([n, n], x.dtype) if found is None else tf.reshape(found, [n, n]))
-        for x, n, found in zip(sources, sizes, second, strict=True)
+    with tf.GradientTape(persistent=True) as tape:
+        flat = _flat_gradients("diaghessian", f, arguments, tape)
+    pairs = zip(flat, arguments.sources, strict=True)
+    found = [tape.jacobian(g, x, unconnected_gradients="zero") for g, x in pairs]
+    diagonals = [
+        tf.reshape(tf.linalg.diag_part(tf.reshape(j, [tf.size(x), tf.size(x)])), tf.shape(x))
+        for j, x in zip(found, arguments.sources, strict=True)
     ]
+    return arguments.packed(diagonals)
+
+
+def _flat_gradients(
+    caller: str, f: Function, arguments: "Arguments", outer: tf.GradientTape
+) -> list[Tensor]:
+    """The gradients by each source, as vectors, which another tape differentiates again."""
+    sources = arguments.sources
+    if not sources:
+        kinds = ", ".join(map(_kind, arguments.values))
+        raise TypeError(f"{caller} expects arrays, variables or models, got {kinds}.")
+    outer.watch(sources)
+    with tf.GradientTape() as inner:
+        inner.watch(sources)
+        y = _number(arguments.call(f))
+    found = inner.gradient(y, sources, unconnected_gradients="zero")
+    return [tf.reshape(g, [-1]) for g in found]
+
+
+def _matrix(jacobian: Tensor) -> Tensor:
+    """One by a vector, laid out flat; a vector stays one."""
+    is_vector = jacobian.shape.rank == 1
+    return jacobian if is_vector else tf.reshape(jacobian, [tf.shape(jacobian)[0], -1])
 
 
 class Arguments:
@@ -286,6 +298,8 @@ class Arguments:
     def __init__(self, args: tuple[Any, ...]) -> None:
         self.sources: list[Any] = []
         prepared = list(map(self._prepared, parts_of(args)))
+        if not self.sources:
+            prepared = [self._prepared(part, whole=True) for part in parts_of(args)]
         values, places = (iter([pair[i] for pair in prepared]) for i in range(2))
         self.values = map_parts(lambda _: next(values), args)
         self.places = map_parts(lambda _: next(places), args)
@@ -312,13 +326,20 @@ class Arguments:
             for places in self.places
         )
 
-    def _prepared(self, argument: Any) -> tuple[Any, Any]:
-        """An argument as it goes into the function, and its places."""
+    def _prepared(self, argument: Any, whole: bool = False) -> tuple[Any, Any]:
+        """An argument as it goes into the function, and its places.
+
+        Args:
+            argument: the argument.
+            whole: whether to make floats of an array of whole numbers.
+        """
         if isinstance(argument, Variable):
             return argument, self._place(raw(argument))
         if isinstance(argument, Number | np.ndarray | np.generic) or is_nested_list(argument):
             argument = _floating(argument)
         if tf.is_tensor(argument):
+            if whole and argument.dtype.is_integer:
+                argument = tf.cast(argument, keras.config.floatx())
             is_smooth = argument.dtype.is_floating or argument.dtype.is_complex
             return argument, self._place(argument) if is_smooth else None
         return argument, [self._place(raw(v)) for v in params(argument)] or None
@@ -361,6 +382,8 @@ def _takes(f: Function, values: tuple[Any, ...]) -> bool:
 
 def _number(result: Any) -> Tensor:
     """The number among what a function returned."""
+    if isinstance(result, dict):
+        result = tuple(result.values())
     y = _tensor(result[0] if isinstance(result, tuple) and result else result)
     if y.shape.rank not in (None, 0):
         raise ValueError(

@@ -1,5 +1,7 @@
 """Gradients against derivatives that are known, and against gradient tapes."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from fluxkeras import (
     Chain,
     Dense,
     Descent,
+    destructure,
     diaghessian,
     gradient,
     hessian,
@@ -29,6 +32,10 @@ X = rng.normal(size=4)
 
 def cubes(x):
     return tf.reduce_sum(x**3)
+
+
+def jitted(f):
+    return tf.function(f, jit_compile=True)
 
 
 @pytest.mark.parametrize(
@@ -184,9 +191,54 @@ def test_a_function_must_return_a_number():
             gradient(lambda x, result=result: result, X)
 
 
-def test_second_derivatives_are_those_of_arrays():
-    with pytest.raises(TypeError, match="hessian expects arrays or variables, got a Dense"):
-        hessian(lambda m: 1.0, Dense(1, 1))
+@pytest.mark.parametrize("compiled", [lambda f: f, tf.function, jitted])
+def test_second_derivatives_by_models_and_their_parameters(compiled):
+    m = Chain(Dense(2, 3, "tanh"), Dense(3, 1))
+    x = rng.normal(size=(5, 2)).astype("float32")
+    loss = lambda m: tf.reduce_sum(m(x) ** 2)  # noqa: E731
+    vector, rebuild = destructure(m)
+    expected = hessian(lambda v: loss(rebuild(v)), vector)
+    for f, arg in (loss, m), (lambda: loss(m), params(m)):
+        full = compiled(functools.partial(hessian, f, arg))()
+        np.testing.assert_allclose(full, expected, rtol=1e-4, atol=1e-5)
+        (diagonals,) = compiled(functools.partial(diaghessian, f, arg))()
+        assert [d.shape for d in diagonals] == [v.shape for v in params(m)]
+        flat = np.concatenate([np.ravel(d) for d in diagonals])
+        np.testing.assert_allclose(flat, np.diag(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_second_derivatives_by_collections():
+    p = {"a": 2.0, "b": 3.0}
+    f = lambda p: p["a"] ** 3 * p["b"]  # noqa: E731
+    assert hessian(f, p).numpy().tolist() == [[36.0, 12.0], [12.0, 0.0]]
+    (diagonal,) = diaghessian(f, p)
+    assert {name: float(d) for name, d in diagonal.items()} == {"a": 36.0, "b": 0.0}
+
+
+def test_second_derivatives_by_nothing_are_refused():
+    with pytest.raises(TypeError, match="hessian expects arrays, variables or models, got a str"):
+        hessian(lambda s: 1.0, "abc")
+
+
+def test_results_have_the_names_of_flux():
+    result = withgradient(lambda x: {"loss": x**2, "twice": 2 * x}, 3.0)
+    assert result.val["twice"] == 6.0 and result.grad[0] == 6.0
+    assert withjacobian(lambda x: x**2, [3.0]).grad[0].numpy().tolist() == [[6.0]]
+
+
+def test_whole_numbers_are_differentiated_by_where_there_is_nothing_else():
+    (g,) = gradient(lambda x: tf.reduce_sum(x**2), [1, 2, 3])
+    assert g.numpy().tolist() == [2, 4, 6]
+    (j,) = jacobian(lambda a: 100 * a[:3] ** 2, np.arange(1, 8))
+    np.testing.assert_allclose(j, np.eye(3, 7) * [200, 400, 600, 0, 0, 0, 0])
+    (d,) = diaghessian(lambda x: tf.reduce_sum(x**3), [[1, 2], [3, 4]])
+    assert d.numpy().tolist() == [[6, 12], [18, 24]]
+
+
+def test_the_jacobian_by_a_number_is_a_vector():
+    of_a, of_x = jacobian(lambda a, x: a**2 * x, [1.0, 2.0, 3.0], 1.0)
+    assert of_a.numpy().tolist() == np.diag([2.0, 4.0, 6.0]).tolist()
+    assert of_x.numpy().tolist() == [1.0, 4.0, 9.0]
 
 
 def test_errors_come_as_they_were_raised():
