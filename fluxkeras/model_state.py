@@ -19,7 +19,12 @@ from fluxkeras.parameters import KerasVariable, Variable, key, listed, params, r
 __all__ = ["destructure", "loadmodel", "state", "trainables"]
 
 Tree: TypeAlias = Any  # tuples and dicts of what is looked for; () is where there is nothing
+Keep: TypeAlias = Callable[[Any], Any]
 ARRAYS = Variable | np.ndarray | tf.Tensor
+
+
+def _all(part: Any) -> bool:
+    return True
 
 
 def trainables(model: Any, *, path: bool = False) -> list[Any]:
@@ -72,7 +77,7 @@ def state(model: Any) -> Tree:
     return map_parts(lambda v: np.array(raw(v)), tree_of(model))
 
 
-def loadmodel(dst: Any, src: Any) -> Any:
+def loadmodel(dst: Any, src: Any, *, filter: Keep = _all) -> Any:
     """Copy all arrays of one model into another of the same structure.
 
     A bias that only `src` has must be zero; one that only `dst` has becomes zero.
@@ -80,6 +85,8 @@ def loadmodel(dst: Any, src: Any) -> Any:
     Args:
         dst: a model, as for `state`.
         src: another, or the `state` of one, or what the second value of `destructure` returned.
+        filter: a function of each part of `dst` and of `src`, such as a layer, which says whether
+            to go into it. Others stay as they are.
 
     Returns:
         `dst`. Nothing has changed in it if an error is raised.
@@ -96,9 +103,9 @@ def loadmodel(dst: Any, src: Any) -> Any:
 
     Source: Flux's `loadmodel!`.
     """
-    source = src.tree() if isinstance(src, Rebuilt) else tree_of(src, ARRAYS)
+    source = src.tree(filter) if isinstance(src, Rebuilt) else tree_of(src, ARRAYS, filter)
     loaded: dict[int, tuple[Variable, Any, str]] = {}
-    for variable, array, place in _matched(tree_of(dst), source, ""):
+    for variable, array, place in _matched(tree_of(dst, keep=filter), source, ""):
         array = raw(array) if isinstance(array, Variable) else array
         _, before, elsewhere = loaded.setdefault(key(variable), (variable, array, place))
         if before is not array and not np.array_equal(before, array):
@@ -172,22 +179,24 @@ class Rebuilt:
         with keras.StatelessScope(state_mapping=self._values):
             return self._model(*args, **kwargs)
 
-    def tree(self) -> Tree:
+    def tree(self, keep: Keep) -> Tree:
         """The arrays that it computes with."""
         values = {key(v): value for v, value in self._values}
-        return map_parts(lambda v: values.get(key(v), v), tree_of(self._model))
+        return map_parts(lambda v: values.get(key(v), v), tree_of(self._model, keep=keep))
 
     def __repr__(self) -> str:
         return f"destructure({self._model!r})[1](…)"
 
 
-def tree_of(node: Any, leaves: Any = Variable, above: frozenset[int] = frozenset()) -> Tree:
-    """What is a leaf in here, nested as it is found."""
+def tree_of(
+    node: Any, leaves: Any = Variable, keep: Keep = _all, above: frozenset[int] = frozenset()
+) -> Tree:
+    """What is a leaf in here, nested as it is found, without the parts that are not to be kept."""
+    if id(node) in above or (above and not keep(node)):  # it refers to itself, or is left out
+        return ()
     if isinstance(node, leaves):
         return node
-    if id(node) in above:  # it refers to itself
-        return ()
-    descend = functools.partial(tree_of, leaves=leaves, above=above | {id(node)})
+    descend = functools.partial(tree_of, leaves=leaves, keep=keep, above=above | {id(node)})
     if isinstance(node, tuple | list | set | frozenset):
         return tuple(map(descend, node))
     if isinstance(node, keras.Layer):
@@ -201,11 +210,11 @@ def _layer_parts(layer: keras.Layer, descend: Callable[[Any], Tree]) -> dict[str
     params(layer)  # raises an error where there are none yet
     elements = list(layer) if hasattr(layer, "__iter__") else getattr(layer, "layers", [])
     layers = tuple(map(descend, elements))
-    within = set(map(key, parts_of(layers)))
+    within = set(map(key, parts_of(tuple(map(tree_of, elements)))))
     parts: dict[str, Tree] = {}
     for variable in layer.weights:
         if key(variable) not in within:
-            parts[_new_name(variable.name, parts)] = variable
+            parts[_new_name(variable.name, parts)] = descend(variable)
     return {**parts, "layers": layers}
 
 

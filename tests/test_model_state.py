@@ -152,6 +152,19 @@ def test_a_state_stays_when_the_model_is_trained():
     np.testing.assert_array_equal(kept["kernel"], before)
 
 
+@pytest.mark.parametrize("source", [lambda m: m, lambda m: destructure(m)[1](destructure(m)[0])])
+def test_what_is_filtered_stays_as_it_is(source):
+    one, other = Chain(Dense(3, 2), Dense(2, 1)), Chain(Dense(3, 2), Dense(2, 4))
+    before = values(other[1])
+
+    loadmodel(other, source(one), filter=lambda part: all(part is not m[1] for m in (one, other)))
+
+    for a, b in zip(values(one[0]) + before, values(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match=r"at layers\[1\].kernel"):
+        loadmodel(other, source(one))
+
+
 def test_values_take_the_dtype_of_the_variable():
     m = loadmodel(Dense(2, 1), {"kernel": np.array([[1], [2]]), "bias": np.array([0.5])})
 
