@@ -44,6 +44,7 @@ __all__ = [
 
 Array: TypeAlias = Any
 Axes: TypeAlias = int | tuple[int, ...]
+Size: TypeAlias = int | tuple[int, ...] | None
 INTEGER = int | np.integer
 PLAIN = np.ndarray | np.generic | Number | str | list | tuple | range
 
@@ -455,14 +456,14 @@ def rescale(x: Array, *, dims: Axes = 0, eps: float = 1e-5) -> Array:
     return (x - least) / (numerics.max(x, dims, keepdims=True) - least + eps)
 
 
-def fill_like(x: Array, val: Any, dtype: Any = None, size: tuple[int, ...] | None = None) -> Array:
+def fill_like(x: Array, val: Any, dtype: Any = None, size: Size = None) -> Array:
     """An array filled with `val`, otherwise like `x`.
 
     Args:
         x: an array or tensor.
         val: a number.
-        dtype: that of `x` if none is given.
-        size: the shape, that of `x` if none is given.
+        dtype: that of `x` if none is given; the size may come in its place.
+        size: the shape, that of `x` if none is given; an integer for a vector.
 
     Returns:
         An array, or a tensor if `x` is one.
@@ -474,10 +475,11 @@ def fill_like(x: Array, val: Any, dtype: Any = None, size: tuple[int, ...] | Non
     Source: MLUtils' `fill_like`.
     """
     x = _asarray(x)
-    return _numerics(x).full(_size(x, size), val, dtype or _dtype(x))
+    dtype, size = _like(x, dtype, size)
+    return _numerics(x).full(size, val, dtype)
 
 
-def zeros_like(x: Array, dtype: Any = None, size: tuple[int, ...] | None = None) -> Array:
+def zeros_like(x: Array, dtype: Any = None, size: Size = None) -> Array:
     """Zeros: `fill_like(x, 0, dtype, size)`.
 
     Example:
@@ -489,7 +491,7 @@ def zeros_like(x: Array, dtype: Any = None, size: tuple[int, ...] | None = None)
     return fill_like(x, 0, dtype, size)
 
 
-def ones_like(x: Array, dtype: Any = None, size: tuple[int, ...] | None = None) -> Array:
+def ones_like(x: Array, dtype: Any = None, size: Size = None) -> Array:
     """Ones: `fill_like(x, 1, dtype, size)`.
 
     Example:
@@ -501,7 +503,7 @@ def ones_like(x: Array, dtype: Any = None, size: tuple[int, ...] | None = None) 
     return fill_like(x, 1, dtype, size)
 
 
-def trues_like(x: Array, size: tuple[int, ...] | None = None) -> Array:
+def trues_like(x: Array, size: Size = None) -> Array:
     """`True` everywhere: `fill_like(x, True, "bool", size)`.
 
     Example:
@@ -513,7 +515,7 @@ def trues_like(x: Array, size: tuple[int, ...] | None = None) -> Array:
     return fill_like(x, True, "bool", size)
 
 
-def falses_like(x: Array, size: tuple[int, ...] | None = None) -> Array:
+def falses_like(x: Array, size: Size = None) -> Array:
     """`False` everywhere: `fill_like(x, False, "bool", size)`.
 
     Example:
@@ -525,15 +527,13 @@ def falses_like(x: Array, size: tuple[int, ...] | None = None) -> Array:
     return fill_like(x, False, "bool", size)
 
 
-def rand_like(
-    x: Array, dtype: Any = None, size: tuple[int, ...] | None = None, *, seed: Any = None
-) -> Array:
+def rand_like(x: Array, dtype: Any = None, size: Size = None, *, seed: Any = None) -> Array:
     """Random numbers from 0 to below 1, otherwise like `x`.
 
     Args:
         x: an array or tensor of floats.
-        dtype: that of `x` if none is given.
-        size: the shape, that of `x` if none is given.
+        dtype: that of `x` if none is given; the size may come in its place.
+        size: the shape, that of `x` if none is given; an integer for a vector.
         seed: an integer or a `keras.random.SeedGenerator`; without one,
             `keras.utils.set_random_seed` governs.
 
@@ -549,15 +549,13 @@ def rand_like(
     return _random_like(keras.random.uniform, x, dtype, size, seed)
 
 
-def randn_like(
-    x: Array, dtype: Any = None, size: tuple[int, ...] | None = None, *, seed: Any = None
-) -> Array:
+def randn_like(x: Array, dtype: Any = None, size: Size = None, *, seed: Any = None) -> Array:
     """Random numbers of mean 0 and standard deviation 1, otherwise like `x`.
 
     Args:
         x: an array or tensor of floats.
-        dtype: that of `x` if none is given.
-        size: the shape, that of `x` if none is given.
+        dtype: that of `x` if none is given; the size may come in its place.
+        size: the shape, that of `x` if none is given; an integer for a vector.
         seed: an integer or a `keras.random.SeedGenerator`; without one,
             `keras.utils.set_random_seed` governs.
 
@@ -575,18 +573,21 @@ def randn_like(
 
 def _random_like(draw: Any, x: Array, dtype: Any, size: Any, seed: Any) -> Array:
     x = _asarray(x)
-    drawn = draw(_size(x, size), dtype=keras.backend.standardize_dtype(dtype or x.dtype), seed=seed)
+    dtype, size = _like(x, dtype, size)
+    drawn = draw(size, dtype=keras.backend.standardize_dtype(dtype), seed=seed)
     return np.asarray(drawn) if isinstance(x, np.ndarray) else drawn
 
 
-def _size(x: Array, size: tuple[int, ...] | None) -> tuple[Any, ...]:
-    if size is not None:
-        return size
-    return x.shape if isinstance(x, np.ndarray) else keras.ops.shape(x)
-
-
-def _dtype(x: Array) -> Any:
-    return x.dtype if isinstance(x, np.ndarray) else keras.backend.standardize_dtype(x.dtype)
+def _like(x: Array, dtype: Any, size: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The dtype and the shape that are meant; those of `x` where none is given."""
+    if isinstance(dtype, INTEGER | tuple | list):
+        dtype, size = None, dtype
+    if isinstance(size, INTEGER):
+        size = (size,)
+    is_array = isinstance(x, np.ndarray)
+    if size is None:
+        size = x.shape if is_array else keras.ops.shape(x)
+    return dtype or (x.dtype if is_array else keras.backend.standardize_dtype(x.dtype)), size
 
 
 def _stacked(name: str, xs: list[Array], dims: int) -> Array:

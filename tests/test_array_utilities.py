@@ -386,6 +386,16 @@ def test_filled_with_another_dtype(kind):
     np.testing.assert_array_equal(found, [3, 3])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("function", [zeros_like, ones_like, trues_like, rand_like, randn_like])
+def test_the_size_may_come_in_place_of_the_dtype(function, kind):
+    x = kind(np.zeros((2, 3), "float32"))
+
+    for size, shape in ((4, 1), (4, 1)), (5, (5,)), ((), ()):
+        assert function(x, size).shape == shape
+        assert function(x, size).dtype == function(x).dtype
+
+
 @pytest.mark.parametrize(
     ("function", "mean", "deviation"), [(rand_like, 0.5, 12**-0.5), (randn_like, 0, 1)]
 )
