@@ -56,6 +56,10 @@ class Captures:
 
     What counts by identity is kept alive, so that its id stays its own. An attribute whose name is
     put together at run time, `getattr(config, "al" + "pha")`, is not seen.
+
+    Attributes:
+        kept: what counts by identity.
+        names: all that code names, of globals, attributes and methods.
     """
 
     def __init__(self, *values: Any) -> None:
@@ -70,6 +74,7 @@ class Captures:
         except RecursionError:  # too deep to compare: the same as no other
             self.fingerprint = object()
         self.kept = [value for _, value in walk.kept.values()]
+        self.names = walk.names
 
     def of_keras(self) -> list[Any]:
         """The Keras layers and variables among what was found."""

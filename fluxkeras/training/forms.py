@@ -139,7 +139,7 @@ class Loop:
         range_specs = [tf.TensorSpec((), tf.int32)] * 2
         self._function = CompiledFunction(self._loop, [*range_specs, *specs], xla)
         # A loop of no steps compiles, and trains on nothing.
-        nothing = [tf.zeros([length or 1 for length in s.shape], s.dtype) for s in specs]
+        nothing = [tf.zeros([1 if n is None else n for n in s.shape], s.dtype) for s in specs]
         self._function(_count(0), _count(0), *nothing)
 
     def takes(self, chunk: Chunk) -> bool:
