@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 SECONDS_A_CALL = 0.05  # Ctrl-C, the progress bar and a throttled callback wait no longer
 TRIAL_SECONDS = 0.01  # of a first chunk, as if the form were no faster than single steps
-TRIALS = 3  # times taken of a form before it is judged
+LEAST_TRIALS, TRIALS = 2, 3  # times taken of a form before it is judged: one may be disturbed
+AGAIN = 4  # times as long as before its last trial: then what has lost is tried again
 MOST_FASTER = 16  # how much faster XLA may be than single steps: there is room for that many
 MOST_BYTES = 2**26  # that a chunk takes up
 MOST_LENGTHS = 64  # that XLA compiles one step for, where it is traced with lengths left open
@@ -48,13 +49,19 @@ class Arm:
         self.compiling: float | None = None  # seconds
         self.pace = math.inf  # seconds a step: the median of the last calls
         self.times: deque[float] = deque(maxlen=5)
+        self.last = 0.0  # seconds of training before it last ran
 
     def ran(self, steps: int, seconds: float) -> None:
         self.times.append(seconds / steps)
-        self.pace = sorted(self.times)[len(self.times) // 2]
+        self.pace = sorted(self.times)[(len(self.times) - 1) // 2]
 
     def is_on_trial(self, best: float) -> bool:
-        return not self.times or (len(self.times) < TRIALS and self.pace < 2 * best)
+        is_open = len(self.times) < TRIALS and self.pace < 2 * best
+        return len(self.times) < LEAST_TRIALS or is_open
+
+    def try_again(self) -> None:
+        """Forget all times but the best: the machine may have been busy then."""
+        self.times = deque([min(self.times)], self.times.maxlen)
 
 
 @dataclass(frozen=True)
@@ -177,6 +184,7 @@ class Tuner:
 
     def ran(self, arm: Arm, steps: int, seconds: float) -> None:
         arm.ran(steps, seconds)
+        arm.last = self._own.seconds
         self._own.ran(steps, seconds)
         self._account.all.ran(steps, seconds)
 
@@ -201,6 +209,9 @@ class Tuner:
                 if self._is_worth_compiling(arm, left):
                     return arm
             elif arm.is_on_trial(best.pace):
+                return arm
+            elif arm is not best and self._own.seconds > AGAIN * (arm.last + SECONDS_A_CALL):
+                arm.try_again()
                 return arm
         return best
 
