@@ -111,9 +111,9 @@ def state_after(steps, form):
 
 def is_after(run, steps, form):
     """Whether model and optimiser are at a whole step."""
-    state = run.state
+    state, rtol = run.state, 1e-3 if form == "auto" else 1e-5  # which may change in between
     for value, expected in zip(state, state_after(steps, form), strict=True):
-        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(value, expected, rtol=rtol, atol=rtol / 100)
 
 
 def last_frame(error):
@@ -241,7 +241,7 @@ def test_an_error_in_a_py_function(run, form):
     assert "in checked" in str(caught.value) and "in fail" in str(caught.value)
     assert f"batch {AT} (" in words(caught.value) or not hasattr(caught.value, "add_note")
     assert len(caught.value.history) == AT
-    is_after(run, AT, form)
+    is_after(run, AT, "single" if form == "xla" else form)
 
 
 @pytest.mark.parametrize("form", ["single", "graph", "auto"])
