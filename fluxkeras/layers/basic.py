@@ -14,7 +14,7 @@ from fluxkeras.initialisers import randn32
 from fluxkeras.layers.arguments import Arguments, options
 from fluxkeras.layers.base import FluxLayer
 from fluxkeras.layers.printing import describe
-from fluxkeras.layers.saving import loaded, saved
+from fluxkeras.layers.saving import initialiser, loaded, saved
 
 __all__ = ["Bilinear", "Diagonal", "Embedding", "EmbeddingBag", "Scale", "flatten"]
 
@@ -70,7 +70,7 @@ class Weighted(FluxLayer, keras.layers.Layer):
         self.sizes = shape
         self.activation = keras.activations.get(given.activation or activation)
         self.use_bias = given.bias is not False
-        self.initializer = keras.initializers.get(init)
+        self.initializer = initialiser(init)
         self.weight = self.add_weight(shape, self.initializer, name=self.weight_name)
         of_bias = self.bias_shape(shape)
         self.bias = self.add_weight(of_bias, "zeros", name="bias") if self.use_bias else None
@@ -321,7 +321,7 @@ class Embedding(FluxLayer, keras.layers.Embedding):
                 f"{type(self).__name__} expects a padding_idx from 0 to {given.sizes[0] - 1}, "
                 f"got {padding_idx}."
             )
-        super().__init__(*given.sizes, embeddings_initializer=init, **keras_options)
+        super().__init__(*given.sizes, embeddings_initializer=initialiser(init), **keras_options)
         self.padding_idx = padding_idx
         self.build()
         given.fill(self, self.embeddings, None)
@@ -435,12 +435,14 @@ class EmbeddingBag(Embedding):
 
     def __init__(self, *sizes: Any, init: Any = randn32, **keras_options: Any) -> None:
         *rest, last = sizes or [None]
-        reduction = last if isinstance(last, str) else "mean"
+        is_reduction = isinstance(last, str) or callable(last)
+        reduction = last if is_reduction else "mean"
         if reduction not in REDUCTIONS:
             raise ValueError(
-                f"EmbeddingBag expects a reduction of {', '.join(REDUCTIONS)}, got {reduction!r}."
+                f"EmbeddingBag expects a reduction of {', '.join(REDUCTIONS)}, "
+                f"got {describe(reduction) if callable(reduction) else repr(reduction)}."
             )
-        super().__init__(*(rest if isinstance(last, str) else sizes), init=init, **keras_options)
+        super().__init__(*(rest if is_reduction else sizes), init=init, **keras_options)
         self.reduction = reduction
 
     def __call__(self, x: Any, offsets: Any = None, **kwargs: Any) -> Any:

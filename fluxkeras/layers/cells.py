@@ -15,10 +15,13 @@ import tensorflow as tf
 from fluxkeras.checks import ShapeError
 from fluxkeras.layers.core import FluxLayer
 from fluxkeras.layers.printing import describe
+from fluxkeras.layers.saving import initialiser, loaded, saved
 
 __all__ = ["GRUCell", "GRUv3Cell", "LSTMCell", "RNNCell", "initialstates"]
 
 Tensor: TypeAlias = Any
+
+ACTIVATIONS = {"activation", "recurrent_activation"}
 
 
 class Printed(FluxLayer, keras.layers.Layer):
@@ -55,8 +58,8 @@ class Sized(Printed):
         super().__init__(
             out_size,
             use_bias=bias,
-            kernel_initializer=init_kernel,
-            recurrent_initializer=init_recurrent_kernel,
+            kernel_initializer=initialiser(init_kernel),
+            recurrent_initializer=initialiser(init_recurrent_kernel),
             **self.fixed,
             **keras_options,
         )
@@ -71,7 +74,12 @@ class Sized(Printed):
         self.input_spec = None
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
+        own = {
+            name: saved(getattr(self, name), "an activation", self)
+            for name in ACTIVATIONS
+            if hasattr(self, name)
+        }
+        config = super().get_config() | own
         for option in self.fixed:
             del config[option]
         config["sizes"] = [self.input_size, config.pop("units")]
@@ -82,6 +90,8 @@ class Sized(Printed):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Sized":
+        for name in ACTIVATIONS & config.keys():
+            config[name] = loaded(config[name])
         return cls(*config.pop("sizes"), **config)
 
     def words(self, arrow: str) -> list[str]:

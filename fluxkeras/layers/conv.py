@@ -11,7 +11,7 @@ from fluxkeras.activations import float_tensor
 from fluxkeras.checks import ShapeError
 from fluxkeras.layers.arguments import Arguments
 from fluxkeras.layers.printing import describe
-from fluxkeras.layers.saving import loaded, saved
+from fluxkeras.layers.saving import initialiser, loaded, saved
 from fluxkeras.layers.windows import (
     Numbers,
     SamePad,
@@ -281,7 +281,7 @@ class Conv(SpatialLayer):
         self.dilation = per_axis(kind, "dilation", dilation, self.axes)
         self.pad = paddings(kind, self.same(pad) if isinstance(pad, SamePad) else pad, self.axes)
         self.use_bias = given.bias is not False
-        self.init = keras.initializers.get(init)
+        self.init = initialiser(init)
         self.build((None, *(None,) * self.axes, self.input_channels))
         given.fill(self, self.kernel, self.bias)
 

@@ -11,7 +11,7 @@ from fluxkeras.layers.base import FluxLayer, as_array
 from fluxkeras.layers.base import Switchable as Switchable
 from fluxkeras.layers.composite import Container
 from fluxkeras.layers.printing import describe
-from fluxkeras.layers.saving import loaded, saved
+from fluxkeras.layers.saving import initialiser, loaded, saved
 
 __all__ = ["Chain", "Dense"]
 
@@ -70,7 +70,7 @@ class Dense(FluxLayer, keras.layers.Dense):
         super().__init__(
             given.sizes[1],
             use_bias=given.bias is not False,
-            kernel_initializer=init,
+            kernel_initializer=initialiser(init),
             **keras_options,
         )
         self.input_size = given.sizes[0]

@@ -10,6 +10,7 @@ from fluxkeras.activations import float_tensor
 from fluxkeras.checks import ShapeError
 from fluxkeras.layers.base import Switchable
 from fluxkeras.layers.printing import describe
+from fluxkeras.layers.saving import initialiser, loaded, saved
 
 __all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm"]
 
@@ -51,8 +52,8 @@ class Normalisation(Switchable, keras.layers.Layer):
         self.sizes = tuple(map(int, sizes))
         self.activation = keras.activations.get(activation)
         self.affine, self.eps = affine, eps
-        self.init_beta = keras.initializers.get(init_beta)
-        self.init_gamma = keras.initializers.get(init_gamma)
+        self.init_beta = initialiser(init_beta)
+        self.init_gamma = initialiser(init_gamma)
         self.build((None, *self.sizes))
 
     built: bool
@@ -93,7 +94,7 @@ class Normalisation(Switchable, keras.layers.Layer):
         serialise = keras.initializers.serialize
         return super().get_config() | {
             "sizes": list(self.sizes),
-            "activation": keras.activations.serialize(self.activation),
+            "activation": saved(self.activation, "an activation", self),
             "affine": self.affine,
             "eps": self.eps,
             "init_beta": serialise(self.init_beta),
@@ -103,7 +104,7 @@ class Normalisation(Switchable, keras.layers.Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Normalisation":
         make: Any = cls
-        return make(*config.pop("sizes"), config.pop("activation"), **config)
+        return make(*config.pop("sizes"), loaded(config.pop("activation")), **config)
 
     def __repr__(self) -> str:
         words = [*map(str, self.sizes), *self.own_words()]
@@ -372,6 +373,7 @@ class GroupNorm(Normalisation):
         init_gamma: how `γ` starts.
         affine: whether there are a `γ` and a `β`.
         eps: keeps the root above 0.
+        active, momentum: have no effect, as in Flux: no statistics are remembered.
         **keras_options: those of every Keras layer, such as `name`.
 
     Returns:
@@ -395,7 +397,9 @@ class GroupNorm(Normalisation):
         activation: Any = None,
         *,
         affine: bool = True,
+        active: bool | None = None,
         eps: float = 1e-5,
+        momentum: float = 0.1,
         **options: Any,
     ) -> None:
         if not isinstance(groups, int | np.integer) or groups < 1 or channels % groups:

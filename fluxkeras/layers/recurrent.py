@@ -21,6 +21,7 @@ from fluxkeras.layers.cells import (
 )
 from fluxkeras.layers.core import FluxLayer
 from fluxkeras.layers.printing import describe
+from fluxkeras.layers.saving import loaded, saved
 from fluxkeras.parameters import params
 
 __all__ = ["GRU", "GRUv3", "LSTM", "RNN", "Recurrence"]
@@ -88,12 +89,11 @@ class PlainCell(keras.layers.Layer):
         return [tf.broadcast_to(a, (batch_size, a.shape[-1])) for a in arrays]
 
     def get_config(self) -> dict[str, Any]:
-        cell = keras.saving.serialize_keras_object(self.cell)
-        return super().get_config() | {"cell": cell}
+        return super().get_config() | {"cell": saved(self.cell, "a cell", self)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "PlainCell":
-        return cls(keras.saving.deserialize_keras_object(config.pop("cell")), **config)
+        return cls(loaded(config.pop("cell")), **config)
 
     def __str__(self) -> str:
         return describe(self.cell)

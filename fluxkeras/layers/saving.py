@@ -6,6 +6,7 @@ and Python's `operator` are added, and an error, while saving, for what no name 
 
 import operator
 import types
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -24,13 +25,39 @@ LIBRARIES = {
 REGISTER = '@keras.saving.register_keras_serializable(package="mine")'
 
 
-def saved(part: Any, role: str, whole: keras.Layer) -> Any:
+@keras.saving.register_keras_serializable(package="fluxkeras")
+class Initial(keras.initializers.Initializer):
+    """A function of `(shape, dtype)` as an initialiser of Keras's, saved by its name."""
+
+    name = "an initialiser"
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        return self.function(shape, dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"function": saved(self.function, "a function", self)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Initial":
+        return cls(loaded(config["function"]))
+
+
+def initialiser(init: Any) -> Any:
+    """What a layer was given for one, as Keras takes it."""
+    is_of_keras = isinstance(init, keras.initializers.Initializer | type)
+    return Initial(init) if callable(init) and not is_of_keras else keras.initializers.get(init)
+
+
+def saved(part: Any, role: str, whole: Any) -> Any:
     """What a configuration has of a part.
 
     Args:
         part: a layer, a function or another object.
         role: what messages call it, `a layer 1`.
-        whole: the layer that it is a part of.
+        whole: the layer, or another thing with a name, that it is a part of.
 
     Raises:
         ValueError: when loading, nothing would find it.

@@ -217,3 +217,9 @@ def test_a_number_of_channels_is_enough_to_build_a_chain():
     m = Chain(BatchNorm(6), Dense(6, 2))
     assert len(m.trainable_variables) == 4
     assert tf.function(m)(X[0, 0].astype("float32")).shape == (3, 2)
+
+
+def test_groups_take_the_arguments_that_flux_ignores():
+    x = X.astype("float32")
+    same = GroupNorm(6, 2, active=True, momentum=0.5)
+    np.testing.assert_array_equal(same(x, training=True), GroupNorm(6, 2)(x))

@@ -5,7 +5,25 @@ import keras
 import pytest
 import tensorflow as tf
 
-from fluxkeras import Dense, relu, softmax
+from fluxkeras import (
+    GRU,
+    LSTM,
+    RNN,
+    BatchNorm,
+    Chain,
+    Conv,
+    Dense,
+    Embedding,
+    GroupNorm,
+    LayerNorm,
+    MultiHeadAttention,
+    Recurrence,
+    RNNCell,
+    Scale,
+    WeightNorm,
+    relu,
+    softmax,
+)
 from fluxkeras.layers.saving import loaded, saved
 
 WHOLE = keras.layers.Layer(name="net")
@@ -68,3 +86,93 @@ def test_what_is_gone_is_named():
 def test_a_function_is_told_with_its_place():
     with pytest.raises(ValueError, match=r"got <lambda> \(.*test_saving\.py, line \d+\)\. Write"):
         saved(lambda x: x, "a layer 1", WHOLE)
+
+
+# --- Initialisers --------------------------------------------------------------------------------
+
+
+@keras.saving.register_keras_serializable(package="tests of saving")
+def twice(x):
+    return 2 * x
+
+
+@keras.saving.register_keras_serializable(package="tests of saving")
+def sevens(shape, kind):
+    return tf.fill(shape, tf.cast(7, kind))
+
+
+WITH_INIT = {
+    "Dense": lambda init: Dense(2, 3, init=init).kernel,
+    "Embedding": lambda init: Embedding(2, 3, init=init).embeddings,
+    "Scale": lambda init: Scale(2, init=init).weight,
+    "Conv": lambda init: Conv((3,), 1, 2, init=init).kernel,
+    "BatchNorm": lambda init: BatchNorm(3, init_gamma=init).gamma,
+    "RNN": lambda init: RNN(2, 3, init_recurrent_kernel=init).cell.recurrent_kernel,
+    "GRU": lambda init: GRU(2, 3, init_kernel=init).cell.kernel,
+    "MultiHeadAttention": lambda init: MultiHeadAttention(8, init=init).q_proj.kernel,
+}
+
+
+@pytest.mark.parametrize("make", WITH_INIT.values(), ids=WITH_INIT)
+def test_functions_of_shape_and_dtype_are_initialisers(make):
+    assert tf.reduce_all(make(sevens) == 7) and tf.reduce_all(make("ones") == 1)
+
+
+WITH_FUNCTIONS = {
+    "Dense": lambda f, i: Dense(2, 3, f, init=i),
+    "Conv": lambda f, i: Conv((3,), 1, 2, f, init=i),
+    "Scale": lambda f, i: Scale(2, f, init=i),
+    "BatchNorm": lambda f, i: BatchNorm(3, f, init_beta=i),
+    "LayerNorm": lambda f, i: LayerNorm(3, f),
+    "GroupNorm": lambda f, i: GroupNorm(4, 2, f, init_gamma=i),
+    "RNN": lambda f, i: RNN(2, 3, f, init_kernel=i),
+    "RNNCell": lambda f, i: RNNCell(2, 3, f, init_recurrent_kernel=i),
+    "LSTM": lambda f, i: LSTM(2, 3, recurrent_activation=f, init_kernel=i),
+    "Recurrence": lambda f, i: Recurrence(RNNCell(2, 3, f, init_kernel=i)),
+    "WeightNorm": lambda f, i: WeightNorm(Dense(2, 3, f, init=i)),
+}
+EACH = pytest.mark.parametrize("make", WITH_FUNCTIONS.values(), ids=WITH_FUNCTIONS)
+
+
+@EACH
+def test_registered_functions_of_layers_are_found_again(make, tmp_path):
+    model = Chain(make(twice, sevens))
+    model.save(tmp_path / "m.keras")
+
+    again = keras.models.load_model(tmp_path / "m.keras")
+
+    assert repr(again) == repr(model)
+    assert again.get_config() == model.get_config()
+
+
+@EACH
+def test_lambdas_of_layers_are_named(make, tmp_path):
+    with pytest.raises(ValueError, match=r"got <lambda> \(.*test_saving\.py, line \d+\)\. Write"):
+        Chain(make(lambda x: x, sevens)).save(tmp_path / "m.keras")
+    assert not (tmp_path / "m.keras").exists()
+
+
+def test_a_lambda_that_initialises_is_named():
+    message = "Saving an initialiser expects a function that can be found by its name, got <lambda>"
+
+    for layer in (
+        Dense(2, 3, init=lambda s, d: tf.ones(s, d)),
+        GRU(2, 3, init_kernel=lambda s, d: tf.ones(s, d)),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            layer.get_config()
+
+
+class Sum:
+    def __call__(self, x, total):
+        return x + total, x + total
+
+    def initialstates(self):
+        return tf.zeros(1)
+
+
+def test_a_cell_of_the_users_is_registered():
+    message = "Saving plain_cell expects a cell that can be made again, got Sum(). Give Sum a"
+
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        Chain(Recurrence(Sum(), name="r")).get_config()
