@@ -87,9 +87,10 @@ def outputsize(m: Any, *sizes: Any, padbatch: bool = False, dtype: Any = None) -
     Layers of Keras's that have not seen an input yet are built by it.
 
     Args:
-        m: a layer, model or any other callable of tensors, or a list of those, as in a chain.
+        m: a layer, model or any other callable of tensors, or a list or tuple of those, which are
+            called one after another.
         *sizes: the shape of the input, `(batch, ...)`, where None stands for any batch; or several,
-            as many as `m` has inputs.
+            as many as `m` has inputs, also as one tuple.
         padbatch: whether a batch of 1 is to be put before each of the sizes.
         dtype: that of the input, such as `"int32"` for indices; by default that of Keras.
 
@@ -108,6 +109,9 @@ def outputsize(m: Any, *sizes: Any, padbatch: bool = False, dtype: Any = None) -
 
     Source: Flux's `outputsize`, whose batch is last.
     """
+    match sizes:
+        case [[tuple() | list(), *_] as several]:
+            sizes = tuple(several)
     if not sizes or not all(isinstance(size, tuple | list) for size in sizes):
         words = ", ".join(map(repr, sizes)) or "nothing"
         raise TypeError(
@@ -116,7 +120,7 @@ def outputsize(m: Any, *sizes: Any, padbatch: bool = False, dtype: Any = None) -
     first = (1,) if padbatch else ()
     dtype = dtype or keras.config.floatx()
     inputs = [keras.KerasTensor((*first, *size), dtype) for size in sizes]
-    model = m if isinstance(m, keras.Layer) else Chain(m)
+    model = m if isinstance(m, keras.Layer) else Chain(list(m) if isinstance(m, tuple) else m)
     try:
         output = model.compute_output_spec(inputs[0] if len(inputs) == 1 else tuple(inputs))
     except ShapeError as error:  # in Keras's words, around the one of the layer

@@ -55,7 +55,7 @@ def expanded(name: str, parts: Iterable[tuple[str, Any]], model: keras.Layer) ->
     Args:
         name: what stands before the opening bracket.
         parts: `(label, element)`; the label is empty or ends in ` = `.
-        model: whose parameters are counted in the last line.
+        model: whose parameters are counted in the last line, if there are several.
     """
     lines = [f"{name}(", *_lines(parts, indent=2)]
     lines.append(_with_comment(")", TOTAL_COLUMN, _total(model)))
@@ -106,7 +106,10 @@ def _warning(weights: list[Any]) -> str:
 
 
 def _total(model: keras.Layer) -> str:
+    """The sum of all lines, where it says more than they do: for three arrays or more."""
     trainable, fixed = model.trainable_weights, model.non_trainable_weights
+    if len(trainable) < 3:
+        return ""
     size = sum(_size([w]) * tf.as_dtype(w.dtype).size for w in model.weights)
     words = f"Total: {len(trainable)} arrays, {_size(trainable):_} parameters"
     if fixed:

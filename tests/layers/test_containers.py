@@ -213,7 +213,7 @@ def test_skip_connection_prints_as_the_call_that_made_it():
         "    relu,\n"
         "  ),\n"
         "  add,\n"
-        ")                   # Total: 2 arrays, 20 parameters, 80 bytes."
+        ")"
     )
 
 

@@ -110,10 +110,13 @@ def test_modules_of_a_functional_model_are_its_own():
         (Chain(Dense(10, 5, relu), Dense(5, 2)), [(None, 10)], (None, 2)),
         (Dense(10, 5), [(3, 4, 10)], (3, 4, 5)),
         ([Dense(10, 5), relu], [(3, 10)], (3, 5)),
+        ((Dense(10, 5), relu), [(3, 10)], (3, 5)),
         (flatten, [(None, 4, 3)], (None, 12)),
         (lambda x: tf.concat([x, x], -1), [(7, 3)], (7, 6)),
         (Maxout(lambda: Dense(5, 7), 3), [(11, 5)], (11, 7)),
         (SkipConnection(Dense(5, 3), keras.layers.Concatenate()), [(None, 5)], (None, 8)),
+        (Parallel(tf.add, Dense(5, 3), Dense(4, 3)), [(2, 5), (2, 4)], (2, 3)),
+        (Parallel(tf.add, Dense(5, 3), Dense(4, 3)), [((2, 5), (2, 4))], (2, 3)),
         (Parallel(tf.add, Dense(5, 3), Dense(4, 3)), [(2, 5), (2, 4)], (2, 3)),
         (PairwiseFusion(tf.add, Dense(5, 4), Dense(4, 3)), [(2, 5), (2, 4)], ((2, 4), (2, 3))),
         (Bilinear((5, 4), 7), [(2, 5), (2, 4)], (2, 7)),
@@ -149,7 +152,7 @@ def test_outputsize_tells_which_layer_does_not_fit():
         outputsize(m, (3, 10))
 
 
-@pytest.mark.parametrize(("sizes", "words"), [((), "nothing"), ((3, 10), "3, 10")])
+@pytest.mark.parametrize(("sizes", "words"), [((), "nothing"), ((3, 10), "3, 10"), ((10,), "10")])
 def test_outputsize_takes_tuples(sizes, words):
     message = f"outputsize expects sizes as tuples, got {words}. Write outputsize(m, (32, 10))."
 

@@ -59,6 +59,13 @@ def test_a_chain_that_is_not_built_says_so():
     assert "# 9 parameters" in str(m)
 
 
+def test_the_sum_is_told_where_there_is_something_to_add_up():
+    two, three = Chain(Dense(2, 3), relu), Chain(Dense(2, 3), Dense(3, 1, bias=False))
+
+    assert str(two).splitlines()[-1] == ")"
+    assert str(three).splitlines()[-1].endswith("# Total: 3 arrays, 12 parameters, 48 bytes.")
+
+
 def test_numbers_that_will_not_train_are_told():
     m = Chain(*(Dense(1, 1) for _ in range(4)))
     m[0].kernel.assign([[0.0]])
