@@ -152,13 +152,27 @@ class Chain(Container, keras.Model):
     Source: Flux's `Chain`.
     """
 
+    _seen: Any = None  # the form of the input of the first call
+
     def __init__(self, *layers: Any, name: str | None = None, **named_layers: Any) -> None:
         super().__init__(layers, named_layers, name)
+        self._seen = None  # it may have been called on a guess, to be built
 
     def call(self, x: Any, training: bool | None = None) -> Any:
+        if self._seen is None and all(map(_has_rank, keras.tree.flatten(x))):
+            self._seen = keras.tree.map_structure(lambda t: _spec(tuple(t.shape), t.dtype), x)
         for label, element in self.by_label():
             x = self.apply(label, element, x)
         return x
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"seen": _plain(self._seen)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Chain":
+        chain = super().from_config(config, custom_objects)
+        chain._seen = _from_plain(config.get("seen"))
+        return chain
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         self.get_config()  # raises what Keras would raise after it has emptied the file
@@ -166,17 +180,14 @@ class Chain(Container, keras.Model):
 
     def export(self, *args: Any, input_signature: Any = None, **options: Any) -> None:
         shape = (self.get_build_config() or {}).get("input_shape")
-        if input_signature is None and self.built and not shape:
+        if input_signature is None and (self._seen or shape):
+            input_signature = [self._seen or _spec(shape, self.input_dtype)]
+        if input_signature is None and self.built:
             raise ValueError(
                 f"Exporting {self.name} expects to be told the shape of its input, of which its "
-                "first layer knows nothing. Write m.export(folder, "
+                "first layer knows nothing. Call it on a batch before, or write m.export(folder, "
                 "input_signature=[keras.layers.InputSpec(shape=(None, 28, 28))])."
             )
-        if input_signature is None and shape and not isinstance(shape[0], tuple | list):
-            spec = keras.layers.InputSpec(
-                shape=(None, *(shape[1:] or shape)), dtype=self.input_dtype
-            )
-            input_signature = [spec]
         if input_signature is not None:
             shapes = keras.tree.map_structure(lambda x: tuple(x.shape), tuple(input_signature))
             # Keras traces the model for the shape given here and for that of `build`.
@@ -203,3 +214,28 @@ class Chain(Container, keras.Model):
             x = self.apply(label, element, x)
             outputs.append(x)
         return tuple(outputs)
+
+
+def _has_rank(x: Any) -> bool:
+    return getattr(x.shape, "rank", 0) is not None
+
+
+def _spec(shape: Any, dtype: Any) -> Any:
+    """Inputs of a shape, or several, with any batch in the place of that one."""
+    if shape and isinstance(shape[0], tuple | list):
+        return tuple(_spec(part, dtype) for part in shape)
+    dtype = keras.backend.standardize_dtype(dtype)
+    return keras.layers.InputSpec(shape=(None, *(shape[1:] or shape)), dtype=dtype)
+
+
+def _plain(specs: Any) -> Any:
+    """What a file has of them."""
+    if isinstance(specs, tuple | list):
+        return list(map(_plain, specs))
+    return specs and {"shape": list(specs.shape), "dtype": specs.dtype}
+
+
+def _from_plain(specs: Any) -> Any:
+    if isinstance(specs, list):
+        return tuple(map(_from_plain, specs))
+    return specs and keras.layers.InputSpec(**specs)

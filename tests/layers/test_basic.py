@@ -407,7 +407,9 @@ def test_printing_and_saving(layer, source, text, tmp_path):
 @pytest.mark.parametrize("kind", [Scale, Bilinear, Embedding, EmbeddingBag])
 @pytest.mark.parametrize("arguments", [(), (0,), (3, 2.5), (relu, 3), (3, 4, relu, relu)])
 def test_odd_arguments_are_shown(kind, arguments):
-    with pytest.raises(ValueError, match=rf"^{kind.__name__} expects (.*sizes.*, got \(|a reduction of)"):
+    with pytest.raises(
+        ValueError, match=rf"^{kind.__name__} expects (.*sizes.*, got \(|a reduction of)"
+    ):
         kind(*arguments)
 
 
