@@ -115,6 +115,12 @@ class Dense(FluxLayer, keras.layers.Dense):
         return f"Dense({', '.join([*words, *options(self)])})"
 
 
+class Form:
+    """What the input of the first call was like: an object that changes, so that none else does."""
+
+    specs: Any = None
+
+
 @keras.saving.register_keras_serializable(package="fluxkeras")
 class Chain(Container, keras.Model):
     """Layers called one after another: a Keras model.
@@ -152,26 +158,27 @@ class Chain(Container, keras.Model):
     Source: Flux's `Chain`.
     """
 
-    _seen: Any = None  # the form of the input of the first call
-
     def __init__(self, *layers: Any, name: str | None = None, **named_layers: Any) -> None:
+        self._first = Form()
         super().__init__(layers, named_layers, name)
-        self._seen = None  # it may have been called on a guess, to be built
+        self._first.specs = None  # it may have been called on a guess, to be built
 
     def call(self, x: Any, training: bool | None = None) -> Any:
-        if self._seen is None and all(map(_has_rank, keras.tree.flatten(x))):
-            self._seen = keras.tree.map_structure(lambda t: _spec(tuple(t.shape), t.dtype), x)
+        if self._first.specs is None and all(map(_has_rank, keras.tree.flatten(x))):
+            self._first.specs = keras.tree.map_structure(
+                lambda t: _spec(tuple(t.shape), t.dtype), x
+            )
         for label, element in self.by_label():
             x = self.apply(label, element, x)
         return x
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"seen": _plain(self._seen)}
+        return super().get_config() | {"seen": _plain(self._first.specs)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Chain":
         chain = super().from_config(config, custom_objects)
-        chain._seen = _from_plain(config.get("seen"))
+        chain._first.specs = _from_plain(config.get("seen"))
         return chain
 
     def save(self, *args: Any, **kwargs: Any) -> None:
@@ -180,8 +187,8 @@ class Chain(Container, keras.Model):
 
     def export(self, *args: Any, input_signature: Any = None, **options: Any) -> None:
         shape = (self.get_build_config() or {}).get("input_shape")
-        if input_signature is None and (self._seen or shape):
-            input_signature = [self._seen or _spec(shape, self.input_dtype)]
+        if input_signature is None and (self._first.specs or shape):
+            input_signature = [self._first.specs or _spec(shape, self.input_dtype)]
         if input_signature is None and self.built:
             raise ValueError(
                 f"Exporting {self.name} expects to be told the shape of its input, of which its "

@@ -17,6 +17,7 @@ from fluxkeras import (
     Embedding,
     Parallel,
     ShapeError,
+    WeightNorm,
     activations,
     flatten,
     mse,
@@ -28,6 +29,7 @@ from fluxkeras import (
     train,
     σ,
 )
+from fluxkeras.training.captures import Captures
 
 rng = np.random.default_rng(0)
 
@@ -431,6 +433,15 @@ def test_chain_exports_as_it_was_called(make, shapes, from_file, tmp_path):
     two = tuple(x[:2] for x in xs)
     served = saved.serve(two if len(two) > 1 else two[0])
     np.testing.assert_allclose(served, y[:2], rtol=1e-4, atol=1e-6)
+
+
+def test_a_call_leaves_a_chain_the_same_to_what_is_compiled():
+    m = Chain(Dense(6, 4), WeightNorm(Dense(4, 2)))
+    before = Captures(m).fingerprint
+
+    m(rng.random((5, 6)))
+
+    assert Captures(m).fingerprint == before
 
 
 @NEEDS_SIGNATURE
