@@ -60,10 +60,13 @@ from fluxkeras.layers.cells import *
 from fluxkeras.layers.recurrent import *
 from fluxkeras.layers.attention import *
 from fluxkeras.training.callbacks import *
+from fluxkeras.training.plotting import *
 from fluxkeras.training.history import *
 from fluxkeras.training.saving import *
 from fluxkeras.training.checkpoint import *
 from fluxkeras.training.loop import *
+from fluxkeras.training.evaluation import *
+from fluxkeras.training.tools import *
 
 __version__ = "0.1.0"
 

@@ -19,7 +19,7 @@ ROWS = [
     ["gradients", "pairs", "model_state", "onehot_arrays", "optimisers", "data"],
     ["losses", "margin_losses"],
     ["class_losses", "conversions", "adaptive_rules", "adam_rules", "rule_chain", "rule_state"],
-    ["keras_losses"],
+    ["keras_losses", "training.plotting"],
     [
         "layers.printing",
         "training.callbacks",
@@ -50,12 +50,14 @@ ROWS = [
     ["training.runner"],
     ["training.cache"],
     ["training.checkpoint"],
-    ["training.loop"],
+    ["training.loop", "training.evaluation"],
+    ["training.tools"],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 WITHOUT_TENSORFLOW = [
     "checks", "nested", "observations", "data", "triggers",
-    "training.callbacks", "training.interrupts", "training.progress", "training.tuner",
+    "training.callbacks", "training.interrupts", "training.plotting",
+    "training.progress", "training.tuner",
 ]  # fmt: skip
 
 
