@@ -173,6 +173,9 @@ class Rule(keras.optimizers.Optimizer):
         # The numbers of a step are computed once for all of its variables.
         for part in self.parts():
             part.__dict__["_numbers"] = {}
+        if trainable_variables is not None and not self.built:
+            # Keras would do so below, after the guards, where XLA takes no new variables.
+            self.build(list(trainable_variables))
         guards = [guard for part in self.parts() for guard in part.guards(grads)]
         try:
             with tf.control_dependencies(guards):

@@ -230,6 +230,17 @@ def test_a_gradient_without_a_norm_changes_nothing(compiled, bad):
     assert [int(rule.iterations) for rule in chain.rules] == [0, 0, 0]
 
 
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_guarded_chain_is_built_by_its_first_compiled_step(jit):
+    x = tf.Variable([0.0, 0.0])
+    chain = OptimiserChain(ClipNorm(1.0), Momentum(1.0))
+    step = tf.function(lambda: chain.apply([tf.constant([3.0, 4.0])], [x]), jit_compile=jit)
+
+    step()
+
+    np.testing.assert_allclose(x, [-0.6, -0.8], rtol=1e-6)
+
+
 def test_a_gradient_without_a_norm_can_be_let_through():
     assert np.isnan(stepped(ClipNorm(1.0, throw=False), [1.0], [[math.nan]]))
 
