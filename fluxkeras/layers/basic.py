@@ -238,10 +238,12 @@ class Bilinear(Weighted):
         return self.sizes[1] if self.sizes[1] == self.sizes[2] else None
 
     def call(self, x: Any, y: Any = None) -> Tensor:
+        _, *sizes = self.sizes
         if isinstance(x, tuple | list):
+            if len(x) != 2:
+                raise ShapeError(f"{self} expects one or two inputs, got {len(x)}.")
             x, y = x
         y = x if y is None else y
-        _, *sizes = self.sizes
         fit = [
             len(a.shape) and a.shape[-1] in (None, n) for a, n in zip((x, y), sizes, strict=True)
         ]

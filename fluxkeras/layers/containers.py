@@ -16,6 +16,8 @@ __all__ = ["Maxout", "PairwiseFusion", "Parallel", "SkipConnection"]
 class Joined(Container):
     """Layers whose outputs a connection joins, with one input for all or one for each."""
 
+    example = "tf.add, Dense(2, 3), Dense(2, 3)"
+
     def __init__(
         self,
         connection: Callable[..., Any],
@@ -28,7 +30,7 @@ class Joined(Container):
         if not callable(connection):
             raise TypeError(
                 f"{kind} expects a connection that can be called, got {connection!r}. "
-                f"Write {kind}(tf.add, Dense(2, 3), Dense(2, 3))."
+                f"Write {kind}({self.example})."
             )
         super().__init__(layers, named_layers, name, connection)
         if not len(self):
@@ -183,6 +185,8 @@ class SkipConnection(Joined):
     Source: Flux's `SkipConnection`.
     """
 
+    example = "Dense(3, 3), tf.add"
+
     def __init__(
         self, layer: Any, connection: Callable[..., Any], *, name: str | None = None
     ) -> None:
@@ -229,7 +233,7 @@ class Maxout(Container):
     """
 
     def __init__(self, *layers: Any, name: str | None = None) -> None:
-        if len(layers) == 2 and isinstance(layers[1], int):
+        if len(layers) == 2 and callable(layers[0]) and isinstance(layers[1], int):
             make, count = layers
             layers = tuple(make() for _ in range(count))
         super().__init__(layers, {}, name)

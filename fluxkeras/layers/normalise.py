@@ -44,7 +44,7 @@ class Normalisation(Switchable, keras.layers.Layer):
     ) -> None:
         kind = type(self).__name__
         if not sizes or not all(isinstance(n, int | np.integer) and n > 0 for n in sizes):
-            words = ", ".join(map(describe, sizes))
+            words = ", ".join(map(describe, sizes)) or "none"
             raise ValueError(
                 f"{kind} expects the length of its axis, a number from 1, got {words}."
             )
@@ -402,7 +402,10 @@ class GroupNorm(Normalisation):
         momentum: float = 0.1,
         **options: Any,
     ) -> None:
-        if not isinstance(groups, int | np.integer) or groups < 1 or channels % groups:
+        are_numbers = isinstance(channels, int | np.integer) and isinstance(
+            groups, int | np.integer
+        )
+        if not are_numbers or groups < 1 or channels % groups:
             raise ValueError(
                 f"GroupNorm expects a number of groups that divides its {channels} channels, got "
                 f"{groups}."

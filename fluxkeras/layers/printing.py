@@ -28,10 +28,12 @@ def describe(element: Any) -> str:
         keywords = [f"{name}={value!r}" for name, value in element.keywords.items()]
         words = [describe(element.func), *map(repr, element.args), *keywords]
         return f"partial({', '.join(words)})"
+    if name := getattr(element, "__name__", None):
+        is_of_tensorflow = str(getattr(element, "__module__", "")).startswith("tensorflow.")
+        return name.removesuffix("_v2") if is_of_tensorflow else name
     kind = type(element)
-    if kind.__repr__ is object.__repr__ and kind.__str__ is object.__str__:
-        return getattr(element, "__name__", f"{kind.__name__}()")
-    return getattr(element, "__name__", None) or str(element)
+    prints_itself = {kind.__repr__, kind.__str__} != {object.__repr__, object.__str__}
+    return str(element) if prints_itself else f"{kind.__name__}()"
 
 
 def _changed_options(layer: keras.Layer) -> Iterable[str]:

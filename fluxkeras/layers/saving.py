@@ -4,8 +4,9 @@ Keras saves its own layers and what is registered with it. Here the functions of
 and Python's `operator` are added, and an error, while saving, for what no name would find.
 """
 
+import functools
+import inspect
 import operator
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ LIBRARIES = {
     "keras.activations": keras.activations,
     "keras.ops": keras.ops,
     "tf": tf,
+    "tf.image": tf.image,
+    "tf.linalg": tf.linalg,
     "tf.math": tf.math,
     "tf.nn": tf.nn,
 }
@@ -62,7 +65,9 @@ def saved(part: Any, role: str, whole: Any) -> Any:
     Raises:
         ValueError: when loading, nothing would find it.
     """
-    if isinstance(part, types.FunctionType | types.BuiltinFunctionType):
+    if hasattr(part, "get_config") and hasattr(part, "from_config"):
+        return keras.saving.serialize_keras_object(part)
+    if hasattr(part, "__name__") or isinstance(part, functools.partial):
         if name := _name(part):
             return {"function": name}
         raise ValueError(
@@ -70,8 +75,6 @@ def saved(part: Any, role: str, whole: Any) -> Any:
             f"{_place(part)}. Write it with def at the top of a module, and put {REGISTER} above "
             "it."
         )
-    if hasattr(part, "get_config") and hasattr(part, "from_config"):
-        return keras.saving.serialize_keras_object(part)
     kind = type(part)
     name = keras.saving.get_registered_name(kind)
     if _look_up(name) is kind:
@@ -95,8 +98,10 @@ def loaded(config: Any, custom_objects: Any = None) -> Any:
 
 def _name(function: Any) -> str | None:
     """The name by which a function is found, if it is."""
-    name = function.__name__
-    names = keras.saving.get_registered_name(function), *(f"{lib}.{name}" for lib in LIBRARIES)
+    if not hasattr(function, "__name__"):
+        return None
+    short = describe(function)
+    names = keras.saving.get_registered_name(function), *(f"{lib}.{short}" for lib in LIBRARIES)
     return next((name for name in names if _look_up(name) is function), None)
 
 
@@ -116,6 +121,6 @@ def _look_up(name: str, custom_objects: Any = None) -> Any:
 
 
 def _place(function: Any) -> str:
-    if code := getattr(function, "__code__", None):
+    if code := getattr(inspect.unwrap(function), "__code__", None):
         return f"{describe(function)} ({code.co_filename}, line {code.co_firstlineno})"
     return describe(function)

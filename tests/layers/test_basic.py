@@ -168,6 +168,13 @@ def test_bilinear_takes_arrays():
     close(layer.weight, W)
 
 
+def test_bilinear_tells_how_many_inputs_it_takes():
+    message = r"^Bilinear\(\(3, 2\) => 5\) expects one or two inputs, got 3\.$"
+
+    with pytest.raises(ShapeError, match=message):
+        Bilinear((3, 2), 5)((np.ones(3), np.ones(2), np.ones(2)))
+
+
 @pytest.mark.parametrize(
     ("first", "second"), [((5,), (5,)), ((5, 6), (5, 5)), ((3, 5), (4, 6)), ((), (6,))]
 )

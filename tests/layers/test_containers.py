@@ -329,3 +329,12 @@ def test_a_lambda_as_a_connection_cannot_be_saved(tmp_path):
     with pytest.raises(ValueError, match=r"^Saving skip expects a connection that .* got <lambda>"):
         m.save(tmp_path / "m.keras")
     assert (tmp_path / "m.keras").read_bytes() == b"an older model"
+
+
+def test_errors_show_the_call_that_was_meant():
+    with pytest.raises(TypeError, match=r"Write SkipConnection\(Dense\(3, 3\), tf\.add\)\.$"):
+        SkipConnection(Dense(3, 3), 3)
+    with pytest.raises(
+        TypeError, match=r"^Maxout expects layers and other callables, got 'a' at 0"
+    ):
+        Maxout("a", 3)

@@ -176,8 +176,12 @@ def test_the_dtype_is_the_layers(dtype):
     ("make", "message"),
     [
         (lambda: BatchNorm(0), "BatchNorm expects the length of its axis, a number from 1, got 0"),
-        (lambda: LayerNorm(), "LayerNorm expects the length of its axis"),
+        (
+            lambda: LayerNorm(),
+            "LayerNorm expects the length of its axis, a number from 1, got none",
+        ),
         (lambda: BatchNorm(3, momentum=1.5), "BatchNorm expects a momentum from 0 to 1, got 1.5"),
+        (lambda: GroupNorm("six", 2), "divides its six channels, got 2"),
         (lambda: GroupNorm(6, 4), "a number of groups that divides its 6 channels, got 4"),
     ],
 )

@@ -66,6 +66,10 @@ def test_the_sum_is_told_where_there_is_something_to_add_up():
     assert str(three).splitlines()[-1].endswith("# Total: 3 arrays, 12 parameters, 48 bytes.")
 
 
+def test_functions_of_tensorflow_print_as_they_are_called():
+    assert repr(Chain(tf.nn.softmax, tf.squeeze, tf.add)) == "Chain(softmax, squeeze, add)"
+
+
 def test_numbers_that_will_not_train_are_told():
     m = Chain(*(Dense(1, 1) for _ in range(4)))
     m[0].kernel.assign([[0.0]])

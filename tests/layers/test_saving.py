@@ -1,7 +1,9 @@
+import functools
 import operator
 import re
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -54,6 +56,9 @@ class Unregistered(Offset):
         keras.ops.concatenate,
         tf.concat,
         tf.nn.softplus,
+        tf.nn.softmax,
+        tf.squeeze,
+        tf.image.flip_left_right,
         tf.math.add,
         operator.add,
     ],
@@ -81,6 +86,20 @@ def test_what_is_gone_is_named():
         loaded({"object": "mine>Gone", "config": {}})
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         loaded({"function": "mine>Gone"})
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (functools.partial(tf.nn.softmax, axis=-1), r"partial\(softmax, axis=-1\)"),
+        (Offset(1).__call__, r"__call__ \(.*test_saving\.py, line \d+\)"),
+        (np.tanh, "tanh"),
+    ],
+    ids=["partial", "method", "ufunc"],
+)
+def test_what_is_like_a_function_is_to_be_one(function, words):
+    with pytest.raises(ValueError, match=rf"found by its name, got {words}\. Write it with def"):
+        saved(function, "a layer 1", WHOLE)
 
 
 def test_a_function_is_told_with_its_place():
