@@ -169,7 +169,7 @@ class Scale(Weighted):
             raise ShapeError(
                 f"{self} expects inputs of shape (..., {wanted}), got {tuple(x.shape)}."
             )
-        return self.activated(x * self.weight)
+        return self.activated(tf.cast(x, self.compute_dtype) * self.weight)
 
 
 Diagonal = Scale
@@ -252,6 +252,7 @@ class Bilinear(Weighted):
                 f"{self} expects inputs of shapes (..., {sizes[0]}) and (..., {sizes[1]}), "
                 f"got {tuple(x.shape)} and {tuple(y.shape)}."
             )
+        x, y = tf.cast(x, self.compute_dtype), tf.cast(y, self.compute_dtype)
         return self.activated(tf.einsum("...i,oij,...j->...o", x, self.weight, y))
 
     def get_config(self) -> dict[str, Any]:

@@ -303,7 +303,9 @@ class GatedCell(keras.layers.Layer):
 
     def call(self, x: Any, states: Any, training: bool = False) -> Any:
         h = states[0]
-        from_x = x @ self.kernel + (self.bias if self.use_bias else 0.0)
+        from_x = tf.cast(x, self.compute_dtype) @ self.kernel + (
+            self.bias if self.use_bias else 0.0
+        )
         r, z, candidate = tf.split(from_x, 3, -1)
         from_r, from_z, from_h = tf.split(h @ self.recurrent_kernel, 3, -1)
         r, z = tf.sigmoid(r + from_r), tf.sigmoid(z + from_z)

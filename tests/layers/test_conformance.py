@@ -176,6 +176,18 @@ def test_other_precisions(case, dtype):
 
 
 @EACH
+@pytest.mark.parametrize("dtype", ["int32", "bool"])
+def test_whole_numbers_and_truths_count_as_numbers(case, dtype):
+    if case.dtype == "int32" or "tf.add" in case.source:  # TensorFlow adds numbers of one kind only
+        return
+    layer = case.make()
+    xs = [tf.cast(x > 0, dtype) for x in case.inputs(2)]
+
+    if case.exact:
+        same(layer(*xs), layer(*(tf.cast(x, "float32") for x in xs)))
+
+
+@EACH
 def test_every_parameter_gets_a_gradient(case):
     layer = case.make()
     with tf.GradientTape() as tape:
