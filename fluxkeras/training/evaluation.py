@@ -247,7 +247,8 @@ def _loss_and_aux(objective: Objective, structure: Any, tensors: Any) -> Any:
 
 
 def _outputs(objective: Objective, structure: Any, tensors: Any) -> Any:
-    m = objective.function.func
+    function: Any = objective.function  # a partial one
+    m = function.func
     names = list(inspect.signature(m.call).parameters) if isinstance(m, keras.Layer) else []
     if "training" in names[: len(structure)]:  # which a second input would be taken for
         raise TypeError(

@@ -176,7 +176,8 @@ class History:
 
         Example:
             >>> m = Chain(Dense(1, 1, init="ones"))
-            >>> history = train(lambda x: mse(m(x), x), [np.ones((2, 1))] * 2, SGD(0.1))
+            >>> data = [np.ones((2, 1))] * 2
+            >>> history = train(lambda x: mse(m(x), x), data, SGD(0.1), progress=False)
             >>> history.to_csv(folder / "history.csv")
             >>> print((folder / "history.csv").read_text())
             step,loss

@@ -109,7 +109,8 @@ def plot_sweep(sweep: Any, path: str | os.PathLike[str] | None = None) -> list[A
     axis.set_title(f"{len(sweep.losses):,} steps, each at a higher learning rate", loc="left")
     axis.set_xlabel("learning rate")
     axis.set_ylabel("loss")
-    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize="small")
     if path is not None:
         figure.savefig(path)
     return [axis]
@@ -195,7 +196,8 @@ def _draw_epochs(axis: Any, values: np.ndarray, lengths: list[int]) -> None:
     means, least, greatest = _summaries(values, starts)
     epochs = np.arange(1, len(lengths) + 1)
     marker = "." if len(epochs) <= MOST_MARKED else None
-    axis.fill_between(epochs, least, greatest, color=EACH, linewidth=0, label="range of the steps")
+    width = min(8.0, 400 / len(epochs))
+    axis.vlines(epochs, least, greatest, EACH, linewidth=width, label="range of the steps")
     axis.plot(epochs, means, color=MEAN, marker=marker, label="mean of the steps")
     _scale(axis, values, means)
     _mark_faults(axis, epochs[~np.isfinite(means)])
@@ -238,7 +240,7 @@ def _mark_faults(axis: Any, places: np.ndarray) -> None:
 
 def _finish(axis: Any, name: str) -> None:
     axis.set_ylabel(name)
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axis.xaxis.set_major_formatter(lambda place, _: f"{place:,.0f}")
     axis.spines[["top", "right"]].set_visible(False)
     if len(axis.get_legend_handles_labels()[0]) > 1:

@@ -320,7 +320,7 @@ def _on_trial(
     trial = [opt if opt.built else _copied(opt) for opt in optimisers]
     compiled = compiled_for(loss, trial, model)
     feed = feed_of(data)
-    signature = feed.peek()
+    signature: Any = feed.peek()  # there is a batch
     try:
         # Tracing tells which variables a step reads, or makes.
         compiled.runner(signature, feed.is_same)
@@ -343,7 +343,7 @@ def _put_back(variables: Iterable[Variable]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _generators_left_alone(data: Any) -> Iterator[None]:
-    """What is drawn in it, from the generators of Python, NumPy and the data, is drawn again later."""
+    """What it draws from the generators of Python, NumPy and the data is drawn again later."""
     own = getattr(data, "rng", None) if isinstance(data, DataLoader) else None
     of_data = own and own.bit_generator.state
     of_python, of_numpy = random.getstate(), np.random.get_state()

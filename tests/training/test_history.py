@@ -1,3 +1,6 @@
+import csv
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -107,6 +110,68 @@ def test_a_history_prints_its_first_and_last_loss():
     assert repr(filled(None)) == "History(1 step, loss 1 to 1)"
     history.stopped = True
     assert repr(history) == "History(2 steps, loss 1 to 0.5, stopped)"
+
+
+# --- As a table -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunks", CHUNKS)
+def test_a_dict_has_a_list_of_numbers_for_each_name(chunks):
+    auxes = [
+        {"acc": i / 2, "in": {"er": i, "none": None}, "two": (i, np.arange(2))} for i in range(3)
+    ]
+    table = filled(*auxes, chunks=chunks).to_dict()
+
+    assert table == {
+        "loss": [1.0, 0.5, float(np.float32(1 / 3))],
+        "acc": [0.0, 0.5, 1.0],
+        "in.er": [0, 1, 2],
+        "two[0]": [0, 1, 2],
+        "two[1]": [[0, 1]] * 3,
+    }
+    assert type(table["in.er"][0]) is int
+    assert json.loads(json.dumps(table)) == table
+
+
+@pytest.mark.parametrize("chunks", [[1, 1, 1], [2, 1]])
+@pytest.mark.parametrize(
+    ("auxes", "others"),
+    [
+        ([None] * 3, {}),
+        ([1.0, 2.0, 3.0], {"aux": [1, 2, 3]}),
+        ([(1, 2), (3, 4), (5, 6)], {"aux[0]": [1, 3, 5], "aux[1]": [2, 4, 6]}),
+        ([{"loss": 9, "a": 1}] * 3, {"a": [1, 1, 1]}),  # history["loss"] are the losses, too
+        ([np.zeros(1), np.zeros(1), np.ones(2)], {"aux": [[0], [0], [1, 1]]}),
+        ([{"a": 1}, {"a": 2}, {"b": 3}], {"aux": [{"a": 1}, {"a": 2}, {"b": 3}]}),
+        ([[1, 2], [3, 4], [5]], {"aux": [[1, 2], [3, 4], [5]]}),
+    ],
+)
+def test_a_dict_has_what_has_no_name(chunks, auxes, others):
+    assert filled(*auxes, chunks=chunks).to_dict() == {
+        "loss": [1.0, 0.5, float(np.float32(1 / 3))],
+        **others,
+    }
+
+
+def test_a_csv_has_a_line_for_each_step(tmp_path):
+    auxes = [{"acc": 0.25, "v": np.arange(2)}, {"acc": np.nan, "v": np.ones(2, int)}]
+
+    filled(*auxes).to_csv(tmp_path / "history.csv")
+
+    with (tmp_path / "history.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [
+            ["step", "loss", "acc", "v"],
+            ["0", "1.0", "0.25", "[0, 1]"],
+            ["1", "0.5", "nan", "[1, 1]"],
+        ]
+
+
+def test_an_empty_history_is_an_empty_table(tmp_path):
+    assert History().to_dict() == {"loss": []}
+
+    History().to_csv(str(tmp_path / "history.csv"))
+
+    assert (tmp_path / "history.csv").read_bytes() == b"step,loss\n"
 
 
 # --- Where the time went --------------------------------------------------------------------------
