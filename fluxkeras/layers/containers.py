@@ -121,7 +121,7 @@ class Parallel(Joined):
 class PairwiseFusion(Joined):
     """Layers one after another, each with an input of its own besides.
 
-    `y[0] = f[0](x[0])`, then `y[i] = f[i](connection(x[i], y[i - 1]))`
+    `y[0] = f[0](x[0])`, then `y[i] = f[i](connection(y[i - 1], x[i]))`
 
     Args:
         connection: a function of two tensors, such as `tf.add`; or one of Keras's merging layers,
@@ -141,10 +141,10 @@ class PairwiseFusion(Joined):
             expects.
 
     Example:
-        >>> m = PairwiseFusion(tf.subtract, tf.identity, tf.square)
+        >>> m = PairwiseFusion(tf.subtract, tf.identity, tf.negative)
         >>> y, z = m([1.0, 2.0], [5.0, 4.0])
         >>> y.numpy().tolist(), z.numpy().tolist()
-        ([1.0, 2.0], [16.0, 4.0])
+        ([1.0, 2.0], [4.0, 2.0])
 
     Source: Flux's `PairwiseFusion`.
     """
@@ -152,7 +152,7 @@ class PairwiseFusion(Joined):
     def call(self, x: Any, training: bool | None = None) -> tuple[Any, ...]:
         ys: list[Any] = []
         for (label, element), own in zip(self.by_label(), self.inputs(x), strict=True):
-            ys.append(self.apply(label, element, self.join(own, ys[-1]) if ys else own))
+            ys.append(self.apply(label, element, self.join(ys[-1], own) if ys else own))
         return tuple(ys)
 
 

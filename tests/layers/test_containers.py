@@ -175,10 +175,19 @@ def test_pairwise_fusion_gives_each_layer_its_input_and_the_output_before(call):
 
     assert isinstance(y, tuple) and len(y) == 3
     first = numpy_dense(m[0], x[0])
-    second = numpy_dense(m[1], x[1] - first)
-    third = numpy_dense(m[2], x[2] - second)
+    second = numpy_dense(m[1], first - x[1])
+    third = numpy_dense(m[2], second - x[2])
     for got, expected in zip(y, (first, second, third)):
         close(got, expected)
+
+
+def test_pairwise_fusion_as_flux_tests_it():
+    m = PairwiseFusion(
+        lambda *pair: tf.concat(pair, 0), lambda x: x + 1, lambda x: x + 2, lambda x: x**3
+    )
+
+    assert [y.numpy().tolist() for y in m([2], [10], [20])] == [[3], [5, 12], [125, 1728, 8000]]
+    assert [y.numpy().tolist() for y in m([7])] == [[8], [10, 9], [1000, 729, 343]]
 
 
 def test_pairwise_fusion_gives_one_input_to_all():
