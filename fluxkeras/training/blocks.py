@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from fluxkeras.data import map_parts
-from fluxkeras.training.batch import Typed, indexed, is_array
+from fluxkeras.training.batch import Typed, indexed, is_array, is_splatted
 
-BLOCK_BYTES = 2**22  # what a dataset of TensorFlow's hands over at once
+BLOCK_BYTES = 2**20  # what a dataset of TensorFlow's hands over at once, while a core's cache has it
 BLOCK_BATCHES = 64
 USUAL_LENGTH = 32  # of an axis whose length a dataset does not tell
 
@@ -54,14 +54,22 @@ class Block(Typed):
 
 
 def block_size(data: tf.data.Dataset) -> int:
-    """How many elements a dataset may hand over at once: one, where they may be long in coming."""
+    """How many elements a dataset may hand over at once; 0 where they may be long in coming."""
     specs = _parts(data.element_spec)
     is_known = data.cardinality() != tf.data.UNKNOWN_CARDINALITY
     if not specs or not is_known or not all(map(_is_plain, specs)):
-        return 1
-    lengths = [[USUAL_LENGTH if n is None else n for n in spec.shape] for spec in specs]
-    size = sum(s.dtype.size * math.prod(n) for s, n in zip(specs, lengths, strict=True))
+        return 0
+    size = _memory(data).get("bytes") or sum(map(_usual_bytes, specs))
     return max(1, min(BLOCK_BATCHES, BLOCK_BYTES // max(1, size)))
+
+
+def _usual_bytes(spec: tf.TensorSpec) -> int:
+    return spec.dtype.size * math.prod(USUAL_LENGTH if n is None else n for n in spec.shape)
+
+
+def _memory(data: tf.data.Dataset) -> dict[str, Any]:
+    """What is known of a dataset, kept with it since TensorFlow traces functions to make blocks."""
+    return vars(data).setdefault("_fluxkeras", {})
 
 
 def _is_plain(spec: Any) -> bool:
@@ -71,16 +79,21 @@ def _is_plain(spec: Any) -> bool:
 
 def blocks_of(data: tf.data.Dataset, size: int) -> Iterator[Block]:
     """The elements of a dataset, of which Python asks for many at once: a call costs 0.1 ms."""
-    # Kept with the dataset, since TensorFlow traces functions to make it.
-    if "_fluxkeras" not in vars(data):
-        vars(data)["_fluxkeras"] = _padded(data, size).prefetch(1)
-    for stacked, hints in vars(data)["_fluxkeras"]:
+    if size == 1:
+        yield from map(_unit, data)
+        return
+    memory = _memory(data)
+    if memory.get("size") != size:
+        memory |= {"size": size, "padded": _padded(data, size).prefetch(1)}
+    specs = _parts(data.element_spec)
+    for stacked, hints in memory["padded"]:
         tensors: list[Any] = []
         structure = indexed(stacked, tensors)
         columns, left = list(map(_array, tensors)), map(_array, hints)
+        memory["bytes"] = sum(column.nbytes for column in columns) // len(columns[0])
         shapes = [
             _shapes(spec, column, None if spec.shape.is_fully_defined() else next(left))
-            for spec, column in zip(_parts(data.element_spec), columns, strict=True)
+            for spec, column in zip(specs, columns, strict=True)
         ]
         changes = np.flatnonzero(np.diff(np.hstack(shapes), axis=0).any(axis=1)) + 1
         for start, end in itertools.pairwise([0, *changes.tolist(), len(shapes[0])]):
@@ -89,6 +102,12 @@ def blocks_of(data: tf.data.Dataset, size: int) -> Iterator[Block]:
                 structure,
                 [c[(slice(start, end), *w)] for c, w in zip(columns, within, strict=True)],
             )
+
+
+def _unit(element: Any) -> Block:
+    tensors: list[Any] = []
+    structure = indexed(element if is_splatted(element) else (element,), tensors)
+    return Block(structure, [_array(tensor)[np.newaxis] for tensor in tensors])
 
 
 def _padded(data: tf.data.Dataset, size: int) -> tf.data.Dataset:

@@ -193,11 +193,8 @@ class Call:
     ) -> None:
         self._checkpoint, self._run, self._compiled = checkpoint, run, compiled
         self._data, self._history = data, history
-        found = Captures(*callbacks).kept
-        self._stateful = [
-            v for v in found if isinstance(v, Stateful) and not isinstance(v, History)
-            and v is not data
-        ]  # fmt: skip
+        found = [v for v in Captures(*callbacks).kept if isinstance(v, Stateful) and v is not data]
+        self._stateful = [v for v in found if not isinstance(v, type | History)]
         if run.is_broken_off:
             run.read()
         saved = run.saved or {"call": -1, "is_finished": True}

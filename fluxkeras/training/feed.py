@@ -67,7 +67,7 @@ def _feed_of(data: Any) -> Feed:
         return Same(data)
     if type(data) is DataLoader and all(map(is_array, data.arrays)):
         return Gathered(data)
-    if isinstance(data, tf.data.Dataset) and (size := block_size(data)) > 1:
+    if isinstance(data, tf.data.Dataset) and (size := block_size(data)):
         return Blocks(blocks_of(data, size), data, at_once=size)
     if isinstance(data, prefetch):
         return Items(_iterator(data), data, data.n)

@@ -29,14 +29,14 @@ def test_a_block_is_taken_in_runs_until_none_is_left():
     ("data", "size"),
     [
         (tf.data.Dataset.range(5), BLOCK_BATCHES),
-        (tf.data.Dataset.range(5).filter(lambda i: i > 0), 1),
-        (slices(["text"]), 1),
-        (slices(tf.ragged.constant([[1], [2, 3]])), 1),
+        (tf.data.Dataset.range(5).filter(lambda i: i > 0), 0),
+        (slices(["text"]), 0),
+        (slices(tf.ragged.constant([[1], [2, 3]])), 0),
         (slices(np.zeros((2, BLOCK_BYTES // 10), "u1")), 10),
         (slices(np.zeros((2, 2 * BLOCK_BYTES), "u1")), 1),
     ],
 )
-def test_a_block_is_of_bounded_size_and_of_one_where_elements_may_be_long_in_coming(data, size):
+def test_a_block_is_of_bounded_size_and_of_none_where_elements_may_be_long_in_coming(data, size):
     assert block_size(data) == size
 
 
@@ -66,3 +66,18 @@ def test_what_hands_over_blocks_is_made_once_for_a_dataset():
         assert sum(block.left for block in blocks_of(data, 2)) == 3
 
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize("n", [1, 300])
+def test_the_size_of_a_block_is_mended_once_elements_were_seen(n):
+    data = slices(np.zeros((4 * n, 1000), "f")).batch(n)
+    first = block_size(data)
+    for _ in blocks_of(data, first):
+        pass
+
+    again = block_size(data)
+    assert again == max(1, min(BLOCK_BATCHES, BLOCK_BYTES // (n * 4000)))
+    taken = [block.take(block.left) for block in blocks_of(data, again)]
+    assert [len(rows[0]) for rows in taken] == [again] * (4 // again) or n == 1
+    assert sum(len(rows[0]) for rows in taken) == 4
+    assert all(rows[0].shape[1:] == (n, 1000) for rows in taken)

@@ -45,8 +45,17 @@ def broken_off(after, **options):
 # --- A run that was broken off becomes the one that was not ---------------------------------------
 
 
-@pytest.mark.parametrize("data", DATA)
-@pytest.mark.parametrize("form", FORMS)
+QUICK = [*((f, "DataLoader") for f in FORMS), *(("single", data) for data in DATA)]
+
+
+@pytest.mark.parametrize(
+    ("form", "data"),
+    [
+        pytest.param(form, data, marks=[] if (form, data) in QUICK else pytest.mark.slow)
+        for form in FORMS
+        for data in DATA
+    ],
+)
 def test_a_run_goes_on_at_the_exact_batch(form, data, tmp_path):
     whole = Run(data, form=form)
     histories = whole.epochs()

@@ -870,14 +870,14 @@ SKIPPED = {
     "tf.data": lambda: tf.data.Dataset.from_tensor_slices(
         tuple(map(np.stack, zip(*PAIRS, strict=True)))
     ),
-    "DataLoader": lambda: DataLoader(tuple(map(np.concatenate, zip(*PAIRS, strict=True))), 1),
+    "DataLoader": lambda: DataLoader(tuple(map(np.stack, zip(*PAIRS, strict=True))), 1),
     "repeated": lambda: repeated(PAIRS[0], 7),
     "prefetch": lambda: prefetch(PAIRS, 2),
 }
 
 
 @pytest.mark.parametrize("has_peeked", [False, True])
-@pytest.mark.parametrize("kind", [kind for kind in SKIPPED if kind != "DataLoader"])
+@pytest.mark.parametrize("kind", SKIPPED)
 def test_batches_are_left_out(kind, has_peeked):
     def rest(count):
         feed = feed_of(SKIPPED[kind]())
@@ -885,12 +885,12 @@ def test_batches_are_left_out(kind, has_peeked):
             feed.peek()
         skipped, found = feed.skip(count), []
         while signature := feed.peek():
-            found += [[t.numpy() for t in b] for b in feed.take(signature, 2, 2).batches()]
+            found += [[t.numpy().tolist() for t in b] for b in feed.take(signature, 2, 2).batches()]
         return skipped, found
 
     _, of_all = rest(0)
     for count in (1, 3, 7):
         skipped, found = rest(count)
         assert skipped == count
-        assert np.array_equal(found, of_all[count:])
+        assert found == of_all[count:]
     assert rest(9) == (7, [])

@@ -543,7 +543,7 @@ def test_a_loss_that_is_not_finite(m, loss, bad):
 
     error = assert_refused(
         NonFiniteError,
-        rf"^batch 4 \(float64 \(8, 4\), float64 \(8, 2\)\): the loss is {bad}\. Training",
+        rf"^batch 4 \(float64 \(8, 4\), float64 \(8, 2\)\): the loss is {bad}\. That",
         lambda: train(loss, data, ADAM(), cb=lambda: steps.append(m.get_weights())),
     )
 
