@@ -4,7 +4,6 @@ NumPy arrays, numbers and lists give NumPy arrays; tensors give tensors, through
 pass. Axes count from 0; the observations of a batch lie along the first.
 """
 
-import functools
 import itertools
 import operator
 from collections import Counter
@@ -182,7 +181,7 @@ def unsqueeze(x: Array = None, *, dims: int) -> Any:
     Source: MLUtils' `unsqueeze`.
     """
     if x is None:
-        return functools.partial(unsqueeze, dims=dims)
+        return Unsqueeze(dims)
     x = _asarray(x)
     if not -len(x.shape) - 1 <= dims <= len(x.shape):
         raise ShapeError(
@@ -190,6 +189,23 @@ def unsqueeze(x: Array = None, *, dims: int) -> Any:
             f"{tuple(x.shape)}, got {dims}."
         )
     return _numerics(x).expand_dims(x, dims)
+
+
+@keras.saving.register_keras_serializable(package="fluxkeras")
+class Unsqueeze:
+    """`unsqueeze` of an axis that is fixed, which a chain can save."""
+
+    def __init__(self, dims: int) -> None:
+        self.dims = dims
+
+    def __call__(self, x: Array) -> Array:
+        return unsqueeze(x, dims=self.dims)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"dims": self.dims}
+
+    def __repr__(self) -> str:
+        return f"unsqueeze(dims={self.dims})"
 
 
 def chunk(

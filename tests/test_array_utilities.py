@@ -7,6 +7,8 @@ import pytest
 import tensorflow as tf
 
 from fluxkeras import (
+    Chain,
+    Dense,
     batch,
     batch_sequence,
     batchseq,
@@ -133,6 +135,14 @@ def test_unsqueeze(kind, dims):
     assert is_kind(kind, found)
     np.testing.assert_array_equal(found, np.expand_dims(X, dims))
     np.testing.assert_array_equal(unsqueeze(dims=dims)(kind(X)), found)
+
+
+def test_a_chain_saves_and_prints_an_unsqueeze(tmp_path):
+    m = Chain(unsqueeze(dims=-1), Dense(1, 4))
+    assert repr(m) == "Chain(unsqueeze(dims=-1), Dense(1, 4))"
+    m.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(loaded(np.ones((2, 3))), m(np.ones((2, 3))))
 
 
 @pytest.mark.parametrize("dims", [4, -5])
