@@ -88,7 +88,10 @@ class KerasLoss(keras.losses.Loss):
     def __init__(
         self, f: Callable[..., Any], options: dict[str, Any], **keras_options: Any
     ) -> None:
-        keras_options.setdefault("name", getattr(f, "__name__", "loss"))
+        # TensorFlow does not take "<lambda>", nor letters that are not ASCII.
+        name = getattr(f, "__name__", "loss")
+        is_plain = name.isidentifier() and name.isascii()
+        keras_options.setdefault("name", name if is_plain else "loss")
         super().__init__(**keras_options)
         self.f, self.options = f, options
 
@@ -99,10 +102,11 @@ class KerasLoss(keras.losses.Loss):
         return tf.map_fn(lambda pair: f(*pair), (y_pred, y_true), fn_output_signature=y_pred.dtype)
 
     def get_config(self) -> dict[str, Any]:
-        registered = keras.saving.get_registered_name(self.f)
+        name = getattr(self.f, "__name__", repr(self.f))
+        registered = keras.saving.get_registered_name(self.f) if hasattr(self.f, "__name__") else ""
         if keras.saving.get_registered_object(registered) is not self.f:
             raise ValueError(
-                f"the loss {registered} cannot be saved, since Keras would not find it again. "
+                f"the loss {name} cannot be saved, since Keras would not find it again. "
                 "Decorate it with @keras.saving.register_keras_serializable()."
             )
         return super().get_config() | {"f": registered, "options": self.options}

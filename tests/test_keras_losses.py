@@ -1,5 +1,7 @@
 """Losses for Keras against the same losses called by hand."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -52,10 +54,21 @@ def test_a_compiled_model_saves_and_loads(f, tmp_path):
     np.testing.assert_allclose(loaded.evaluate(x, Y, verbose=0), expected, rtol=1e-6)
 
 
-def test_a_loss_of_your_own_has_to_be_registered_to_be_saved():
-    loss = as_keras_loss(absolute)
+@pytest.mark.parametrize(
+    ("f", "name"),
+    [
+        (absolute, "absolute"),
+        (lambda y_hat, y: absolute(y_hat, y), "<lambda>"),
+        (functools.partial(absolute), "functools.partial"),
+    ],
+)
+def test_a_loss_of_your_own_trains_but_has_to_be_registered_to_be_saved(f, name):
+    loss = as_keras_loss(f)
     np.testing.assert_allclose(loss(Y, ŷ), np.abs(ŷ - Y).mean(), rtol=1e-5)
-    with pytest.raises(ValueError, match="the loss absolute cannot be saved"):
+    m = Chain(Dense(3, 4))
+    m.compile("sgd", loss=loss)
+    m.fit(rng.random((6, 3)), Y, verbose=0)
+    with pytest.raises(ValueError, match=f"the loss <?{name}.* cannot be saved"):
         loss.get_config()
 
 
