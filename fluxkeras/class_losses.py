@@ -1,5 +1,6 @@
 """Losses of classes: distributions, smoothed labels, hard examples, sequences of labels."""
 
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -225,7 +226,7 @@ def ctc_loss(y_hat: Any, y: Any) -> Tensor:
         y: its labels, whole numbers from 0 to `classes - 2`, `(labels,)`.
 
     Returns:
-        A number.
+        A number; infinity if there are too few steps for the labels and a blank between equal ones.
 
     Raises:
         ShapeError: if `y_hat` has not two axes, or `y` not one.
@@ -253,6 +254,9 @@ def ctc_loss(y_hat: Any, y: Any) -> Tensor:
         logits_time_major=False,
         blank_index=-1,
     )
-    # TensorFlow counts the one path without labels twice.
+    # TensorFlow counts the one path without labels twice, and lets none cost some 700.
     all_blank = -tf.reduce_sum(logsoftmax(logits)[:, -1])
-    return tf.cast(tf.where(tf.size(y) == 0, all_blank, loss[0]), y_hat.dtype)
+    repeats = tf.math.count_nonzero(y[1:] == y[:-1], dtype=tf.int32)
+    has_path = tf.size(y) + repeats <= tf.shape(y_hat)[0]
+    loss = tf.where(has_path, loss[0], math.inf)
+    return tf.cast(tf.where(tf.size(y) == 0, all_blank, loss), y_hat.dtype)

@@ -122,6 +122,12 @@ def test_sequences_of_labels_are_summed_over_all_paths(labels):
     np.testing.assert_allclose(loss, all_paths(logits, labels), rtol=1e-4)
 
 
+@pytest.mark.parametrize("labels", [[0, 1, 0], [1, 1]])
+def test_labels_that_do_not_fit_into_the_steps_cost_infinitely_much(labels):
+    assert ctc_loss(np.zeros((2, 3), "float32"), labels) == np.inf
+    assert np.isfinite(ctc_loss(np.zeros((3, 3), "float32"), labels))
+
+
 def test_a_sequence_of_labels_has_a_gradient():
     logits = tf.Variable(rng.normal(size=(4, 3)).astype("float32"))
     with tf.GradientTape() as tape:
