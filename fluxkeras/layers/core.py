@@ -138,6 +138,8 @@ class Chain(Container, keras.Model):
         `m.activations(x)` are the outputs of all. A sample without batch axis gives an answer
         without one; several inputs go to the first layer as a tuple. Any object with `param`s that
         can be called is a layer: Keras counts, trains and saves these with the model.
+        `m.save("m.keras")` keeps it, and `m.export(folder)` the function of inputs as in its first
+        call.
 
     Raises:
         ValueError: if a layer is called `layers` or `name`; when saved, if a layer could not be

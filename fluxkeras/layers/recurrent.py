@@ -19,7 +19,7 @@ from fluxkeras.layers.cells import (
     initialstates,
     joined,
 )
-from fluxkeras.layers.core import FluxLayer
+from fluxkeras.layers.composite import source
 from fluxkeras.layers.printing import describe
 from fluxkeras.layers.saving import loaded, saved
 from fluxkeras.parameters import params
@@ -156,8 +156,8 @@ class Recurrence(Sequence, keras.layers.RNN):
         return config
 
     def words(self, arrow: str) -> list[str]:
-        is_source = arrow == ", " and isinstance(self.cell, FluxLayer)
-        return [repr(self.cell) if is_source else describe(self.cell), *super().words(arrow)]
+        cell = source(self.cell) if arrow == ", " else describe(self.cell)
+        return [cell, *super().words(arrow)]
 
 
 @keras.saving.register_keras_serializable(package="fluxkeras")
