@@ -50,8 +50,11 @@ class Objective(keras.Layer):
     @property
     def left_out(self) -> list[str]:
         """The names of layers within that have losses which the function does not read."""
-        layers = [part for part in self.parts if isinstance(part, keras.Layer)]
-        return [] if self.reads_losses else [layer.name for layer in layers if layer.losses]
+        if self.reads_losses:
+            return []
+        found = [part for part in self.parts if isinstance(part, keras.Layer) and part.losses]
+        innermost = [layer for layer in found if not getattr(layer, "layers", ())]
+        return [layer.name for layer in innermost or found]
 
     def call(self, *arguments: Any, training: bool | None = None) -> Any:
         # AutoGraph turns Python's `if`, `for` and `while` into TensorFlow's. It is left out where

@@ -68,6 +68,23 @@ def test_two_batches_are_alike_if_they_are_of_one_signature():
         assert Batch(one, 0).is_like(Batch(other, 1)) == (i == j)
 
 
+def test_fields_within_make_a_batch_another():
+    one, other = Batch({"x": Point(X, Y)}, 0), Batch({"x": (X, Y)}, 1)
+
+    assert not one.is_like(other) and not other.is_like(one)
+
+
+def test_arrays_among_tensors_are_stacked_as_they_are_now():
+    array = np.zeros(2)
+    batches = [Batch(tf.constant([5.0, 5.0], tf.float64), 0), Batch(array, 1)]
+    stack = Stack(batches[0].signature, batches[0].leaves, 2)
+    for batch in batches:
+        stack.add(batch)
+    array[:] = 7
+
+    assert stack.chunk().tensors[0].numpy().tolist() == [[5.0, 5.0], [0.0, 0.0]]
+
+
 def test_what_follows_a_batch_of_arrays_is_made_quickly_and_is_the_same():
     first = Batch((X, Y), 0)
 
@@ -312,6 +329,25 @@ def test_what_no_tensor_can_hold_is_refused_with_its_place(bad, item, path):
     assert str(caught.value).endswith(
         "Convert it before, for example with np.asarray(…, dtype='float32')."
     )
+
+
+def test_masked_elements_are_to_be_filled():
+    masked = np.ma.masked_array([1.0, 2.0], [True, False])
+    message = (
+        "train cannot make a tensor of batch 3[1], a MaskedArray of dtype float64: some of its "
+        "elements are masked, and a tensor can mask none. Convert it before, for example with "
+        ".filled(0)."
+    )
+
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        Batch((X, masked), 3)
+
+
+@pytest.mark.parametrize("mask", [False, [False, False]])
+def test_an_array_in_which_nothing_is_masked_is_an_array(mask):
+    (tensor,) = Batch(np.ma.masked_array([1.0, 2.0], mask), 0).tensors()
+
+    assert tensor.numpy().tolist() == [1.0, 2.0]
 
 
 # --- Memory ---------------------------------------------------------------------------------------

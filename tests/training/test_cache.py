@@ -300,3 +300,59 @@ def test_a_wrong_length_of_features_is_refused_as_the_third_shape_too():
             run(loss, opt, np.ones((8, 7)), Y)
 
     run(loss, opt, X, Y)
+
+
+# --- Losses that layers collect -------------------------------------------------------------------
+
+
+class Active(keras.layers.Layer):
+    def call(self, x):
+        self.add_loss(tf.reduce_sum(x))
+        return x
+
+
+def penalised(trainable=True):
+    dense = keras.layers.Dense(2, bias_regularizer="l1", name="fined")
+    model = keras.Sequential([keras.Input((3,)), dense, Active(name="active")])
+    model.trainable = trainable
+    return model
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda model, x, y: mse(model(x), y) + sum(model.losses),
+        lambda model, x, y: mse(model(x), y) + sum(model.get_layer("fined").losses),
+        lambda model, x, y: model.compute_loss(x, y, model(x)),
+    ],
+)
+def test_losses_that_the_objective_reads_are_not_told_of(loss):
+    model = penalised()
+    model.compile(loss="mse")
+
+    run(loss, SGD(0.1), X, Y, model=model)
+
+
+@pytest.mark.filterwarnings("error")
+def test_losses_that_the_objective_leaves_out_are_told_of_once():
+    model, opt = penalised(), SGD(0.1)
+    message = (
+        r"leaves out the losses of these layers: fined, active\. They come of a regularizer or "
+        r"of add_loss, and train nothing unless .* returns: \+ sum\(model\.losses\)\.$"
+    )
+
+    def loss(x, y):
+        return mse(model(x), y)
+
+    with pytest.warns(UserWarning, match=message):
+        run(loss, opt, X, Y)
+    run(loss, opt, X, Y)
+    run(loss, opt, X[:5], Y[:5])
+
+
+def test_losses_of_what_is_frozen_are_not_told_of():
+    model, w = penalised(), param(1.0)
+    model = keras.Sequential([keras.Input((3,)), model.layers[0]])
+    model.trainable = False
+
+    run(lambda x, y: mse(w * model(x), y), SGD(0.1), X, Y)

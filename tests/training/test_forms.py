@@ -296,3 +296,33 @@ def test_dropout_of_ours_draws_the_same_masks_in_every_form():
     assert len(set(single)) == len(single)
     for form in "graph", "xla":
         np.testing.assert_allclose(losses(form), single, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("form", "chunk"), [("single", None), ("graph", 4)])
+def test_an_error_within_a_step_leaves_statistics_and_seeds_as_they_were(form, chunk):
+    model, opt = normalised(dropout=True), ADAM(0.01)
+
+    def fails_at_the_third(x):
+        if float(x[0]) == X[PARTS[2]][0, 0]:
+            raise OverflowError("my own words")
+        return x
+
+    def loss(x, y):
+        error = mse(model(x), y)
+        # It begins when the statistics have been moved.
+        with tf.control_dependencies([error]):
+            return error + 0 * tf.py_function(fails_at_the_third, [x[:, 0]], "float32")[0]
+
+    def state():
+        return [v.numpy() for v in (*model.variables, *opt.variables)]
+
+    data = [(X[p], Y[p]) for p in PARTS[:4]]
+    opt.build(model.trainable_variables)
+    for steps_before, part in (2, data), (0, data[2:]):
+        expected = state()
+        with pytest.raises(tf.errors.OpError, match="my own words") as caught:
+            train(loss, part, opt, form=form, chunk=chunk, progress=False)
+        assert len(caught.value.history) == steps_before
+        if not steps_before:
+            for value, wanted in zip(state(), expected, strict=True):
+                np.testing.assert_array_equal(value, wanted)

@@ -1,0 +1,213 @@
+"""Long runs: memory, the time of a step, traces, threads and files stay as they are."""
+
+import gc
+import os
+import queue
+import statistics
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fluxkeras import (
+    ADAM,
+    Chain,
+    DataLoader,
+    Dense,
+    Dropout,
+    mse,
+    params,
+    prefetch,
+    repeated,
+    throttle,
+    train,
+)
+
+STEPS, CALLS = 100_000, 1000
+PARTS = 20  # of a run, whose times are compared
+MIB = 2**20
+
+of_linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads Linux's /proc")
+
+rng = np.random.default_rng(0)
+X, Y = rng.random((32, 4)).astype("float32"), rng.random((32, 2)).astype("float32")
+
+
+class Traced:
+    """A model and its objective, which counts how often Python runs it."""
+
+    def __init__(self):
+        self.model = Chain(Dense(4, 8, "tanh"), Dropout(0.1), Dense(8, 2))
+        self.opt = ADAM(params(self.model), 1e-3)
+        self.traces = queue.SimpleQueue()  # a list or number would be a capture that changes
+
+    def loss(self, x, y):
+        self.traces.put(1)
+        error = mse(self.model(x), y)
+        return error, {"rmse": tf.sqrt(error)}
+
+
+def resident_bytes():
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def threads():
+    """Those of Python's, without those of TensorFlow in which Python's functions run."""
+    return len([t for t in threading.enumerate() if not t.name.startswith("Dummy")])
+
+
+def files():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+class Steady:
+    """Within it, nothing grows with the number of steps, but what the history holds."""
+
+    def __init__(self, traced, steps):
+        self.traced = traced
+        self.most = 16 * MIB + 64 * steps
+
+    def __enter__(self):
+        self.before = resident_bytes(), self.traced.traces.qsize(), threads(), files()
+
+    def __exit__(self, kind, *_):
+        if kind is None:
+            memory, traces, of_python, open_files = self.before
+            assert resident_bytes() - memory < self.most
+            assert self.traced.traces.qsize() == traces
+            assert threads() <= of_python
+            assert files() <= open_files
+
+
+def is_flat(times):
+    """Whether the last ones are like those after the first few, in which forms are compared."""
+    early, late = times[len(times) // 4 : len(times) // 2], times[-len(times) // 4 :]
+    assert statistics.median(late) < 1.5 * statistics.median(early)
+
+
+def generator(n):
+    for _ in range(n):
+        yield X, Y
+
+
+class Marks:
+    """A callback that keeps the time now and then."""
+
+    def __init__(self, every):
+        self.every = every
+        self.times = [time.perf_counter()]
+
+    def __call__(self, state):
+        if state.step % self.every == 0:
+            self.times.append(time.perf_counter())
+
+
+DATA = {
+    "list": lambda n: [(X, Y)] * n,
+    "generator": generator,
+    "prefetch": lambda n: prefetch(generator(n), 4),
+    "repeated": lambda n: repeated((X, Y), n),
+    "DataLoader": lambda n: DataLoader((np.tile(X, (n, 1)), np.tile(Y, (n, 1))), 32, shuffle=True),
+    "dicts": lambda n: ({"x": X, "y": Y} for _ in range(n)),
+    "tf.data": lambda n: tf.data.Dataset.from_tensors((X, Y)).repeat(n),
+    "changing lengths": lambda n: ((X[: 1 + i % 32], Y[: 1 + i % 32]) for i in range(n)),
+}
+
+
+def objective_of(kind, traced):
+    if kind == "dicts":
+        return lambda batch: traced.loss(batch["x"], batch["y"])
+    return traced.loss
+
+
+@of_linux
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DATA)
+def test_many_steps_are_steady(kind):
+    traced = Traced()
+    loss = objective_of(kind, traced)
+    train(loss, DATA[kind](STEPS // 10), traced.opt, progress=False)
+    data, marks = DATA[kind](STEPS), Marks(STEPS // PARTS)
+
+    with Steady(traced, STEPS):
+        history = train(loss, data, traced.opt, cb=marks, progress=False)
+        assert len(history) == STEPS
+        history = None
+
+    is_flat(np.diff(marks.times[1:]))
+
+
+@of_linux
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["single", "graph", "xla", "auto"])
+def test_many_steps_are_steady_in_every_form(form):
+    traced = Traced()
+    options = {"form": form, "cb": throttle(lambda: None, 0.1), "progress": False}
+    train(traced.loss, DATA["list"](STEPS // 10), traced.opt, **options)
+    data, times = DATA["list"](STEPS // PARTS), []
+
+    with Steady(traced, STEPS):
+        for _ in range(PARTS):
+            start = time.perf_counter()
+            train(traced.loss, data, traced.opt, **options)
+            times.append(time.perf_counter() - start)
+
+    is_flat(times)
+
+
+@of_linux
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DATA)
+def test_many_calls_are_steady(kind):
+    traced, times = Traced(), []
+
+    def call():
+        start = time.perf_counter()
+        train(objective_of(kind, traced), DATA[kind](40), traced.opt, progress=False)
+        times.append(time.perf_counter() - start)
+
+    for _ in range(CALLS // 10):
+        call()
+    times.clear()
+    with Steady(traced, CALLS * 5):
+        for _ in range(CALLS):
+            call()
+
+    is_flat(times)
+
+
+@of_linux
+@pytest.mark.slow
+def test_many_calls_that_are_broken_off_are_steady():
+    traced = Traced()
+
+    def call():
+        with pytest.raises(OverflowError):
+            train(traced.loss, prefetch(failing(), 2), traced.opt, progress=False)
+
+    def failing():
+        yield X, Y
+        raise OverflowError
+
+    for _ in range(CALLS // 10):
+        call()
+    with Steady(traced, CALLS):
+        for _ in range(CALLS):
+            call()
+
+
+def test_a_model_that_is_let_go_of_takes_along_what_was_compiled():
+    def run():
+        traced = Traced()
+        train(traced.loss, DATA["list"](3), traced.opt, progress=False)
+        return weakref.ref(traced.model), weakref.ref(traced.opt), weakref.ref(traced)
+
+    left = run()
+    gc.collect()
+
+    assert [reference() for reference in left] == [None, None, None]
