@@ -30,7 +30,7 @@ from fluxkeras import (
 )
 
 HIDDEN, CODE = 500, 10
-EPOCHS, BOUND = (4, 160) if "--quick" in sys.argv else (40, 130)
+EPOCHS, BOUND = (4, 160) if "--quick" in sys.argv else (40, 120)
 
 keras.utils.set_random_seed(0)
 
