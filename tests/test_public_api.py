@@ -53,7 +53,7 @@ def test_every_public_name_is_documented(module, name):
     doc = inspect.getdoc(getattr(module, name))
 
     assert doc and len(doc.splitlines()[0]) <= 100
-    assert ">>>" in doc or name in {"NonFiniteError", "ShapeError", "State"}
+    assert ">>>" in doc or name in {"CheckpointError", "NonFiniteError", "ShapeError", "State"}
 
 
 def test_the_names_of_flux_06_and_016_are_there():

@@ -12,7 +12,7 @@ import tensorflow as tf
 from fluxkeras.data import map_parts
 from fluxkeras.training.batch import Typed, indexed, is_array, is_splatted
 
-BLOCK_BYTES = 2**20  # what a dataset of TensorFlow's hands over at once, while a core's cache has it
+BLOCK_BYTES = 2**20  # what a dataset of TensorFlow's hands over at once: a core's cache has room
 BLOCK_BATCHES = 64
 USUAL_LENGTH = 32  # of an axis whose length a dataset does not tell
 

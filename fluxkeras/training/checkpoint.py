@@ -44,11 +44,12 @@ class Checkpoint:
     | seeds: of Keras layers, of Python's and NumPy's global generators | states |
     | a `DataLoader`'s permutation | the state of its generator |
     | other data | the number of batches, which are read again and left out |
-    | what `cb` is or refers to that has `state()` and `load_state(state)`, as `early_stopping` | state |
+    | what `cb` is or refers to, if it has `state()` and `load_state(state)` | state |
     | losses, and what the objective returned besides | arrays |
 
     Data that is drawn at random must come in the same order again: it needs a seed, as does
-    `tf.data`'s `shuffle`. What else a program keeps between calls of `train`, it keeps itself.
+    `tf.data`'s `shuffle`. `early_stopping` and its like have a state. What else a program keeps
+    between calls of `train`, it keeps itself.
 
     Args:
         path: the file. What it held is replaced in one go, once all is written. To train from the
@@ -138,7 +139,7 @@ class Run:
         self.calls = 0
         self.histories: list[Any] = []
         self.is_broken_off = self.is_written = False
-        self.saved: dict[str, Any] | None = None
+        self.saved: Any = None
         self.read()
         self._groups: list[tuple[weakref.ref[Compiled], list[Variable]]] = []
         self._known: set[int] = set()

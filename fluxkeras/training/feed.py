@@ -235,7 +235,6 @@ class Same(Reader):
         self._left -= count
         return Chunk(self._signature, self._stacked, count, stacked=True)
 
-
     def skip(self, count: int) -> int:
         skipped = int(min(count, self._left))
         self._left -= skipped

@@ -17,9 +17,9 @@ from fluxkeras.training.batch import Signature
 from fluxkeras.training.cache import Compiled, compiled_for
 from fluxkeras.training.callbacks import Callbacks, State, StopTraining
 from fluxkeras.training.checkpoint import Call, Checkpoint, Unkept
-from fluxkeras.training.feed import Feed, length
+from fluxkeras.training.feed import length
 from fluxkeras.training.forms import Outcome
-from fluxkeras.training.history import History, Timing, of_step
+from fluxkeras.training.history import History, of_step
 from fluxkeras.training.interrupts import Interrupts
 from fluxkeras.training.progress import progress_of
 from fluxkeras.training.step import Optimiser
@@ -99,8 +99,8 @@ def train(
         chunk: how many steps a call, in the forms with a loop; None: about 50 ms of them.
         checkpoint: a `Checkpoint`, from which training goes on if it was broken off.
         on_nonfinite: what to do when the loss of a batch, or its gradient, is NaN or infinite:
-            "raise" an error before the update; "stop", as `stop()` does, with a warning; or "skip" the batch, which
-            `history.skipped` then holds the number of.
+            "raise" an error before the update; "stop", as `stop()` does, with a warning; or "skip"
+            the batch, which `history.skipped` then holds the number of.
 
     Returns:
         A `History`, with every step's loss.
@@ -252,9 +252,7 @@ class _Steps:
                 self.interrupts.hold()
             self.interrupts.release()
 
-    def _next(
-        self, outcomes: Iterator[Outcome], done: int, signature: Signature
-    ) -> Outcome | None:
+    def _next(self, outcomes: Iterator[Outcome], done: int, signature: Signature) -> Outcome | None:
         with _at_batch(done, signature):
             outcome = next(outcomes, None)
             if outcome is None or outcome.is_made:

@@ -82,8 +82,8 @@ class Step:
         """Whether no number is NaN or infinite: then their sum is finite, too."""
         # Who scales the loss finds the scale by gradients that are not finite.
         pairs = zip(self._updates, gradients, strict=True)
-        guarded = [found for (optimiser, _), found in pairs if optimiser not in self._scale]
-        values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in sum(guarded, [])]
+        guarded = [g for (opt, _), found in pairs if opt not in self._scale for g in found]
+        values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in guarded]
         dtype = tf.float32 if loss.dtype.size < 4 else loss.dtype
         sums = [tf.cast(_sum(tf.cast(v, dtype), xla), dtype) for v in values]
         return tf.math.is_finite(tf.add_n([tf.cast(loss, dtype), *sums]))

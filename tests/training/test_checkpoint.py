@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from checkpoint_runs import BATCHES, DATA, BrokenOff, Run
 
 from fluxkeras import (
     ADAM,
@@ -27,7 +28,6 @@ from fluxkeras import (
 )
 from fluxkeras.training import checkpoint as module
 from fluxkeras.training.records import read
-from checkpoint_runs import BATCHES, DATA, BrokenOff, Run
 
 FORMS = ["single", "graph", "xla"]
 
@@ -200,11 +200,10 @@ def validated(path, scores, at_most=100):
         if enough():
             stop()
 
-    history = train(
+    return train(
         lambda x, y: mse(m(x), y), repeated(BATCHES[0], 50), ADAM(),
         cb=cb, checkpoint=Checkpoint(path), progress=False,
     )  # fmt: skip
-    return history
 
 
 def test_early_stopping_remembers_its_best_score_and_its_patience(tmp_path):
@@ -252,7 +251,8 @@ def test_callbacks_of_the_user_are_kept_and_steps_are_counted_on(tmp_path):
     def run(data):
         m, counter = Chain(Dense(4, 2)), Counter()
         kept = Checkpoint(tmp_path / "a")
-        train(lambda x, y: mse(m(x), y), data, ADAM(), cb=[counter], checkpoint=kept, progress=False)
+        loss = lambda x, y: mse(m(x), y)  # noqa: E731
+        train(loss, data, ADAM(), cb=[counter], checkpoint=kept, progress=False)
         return counter.seen
 
     with pytest.raises(Exception, match="batch 3"):
@@ -373,9 +373,7 @@ def test_a_full_disk_does_not_end_training(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "write", write)
     kept = Checkpoint(tmp_path / "a", steps=4)
     with pytest.warns(UserWarning, match="a could not be written, .* no space left"):
-        history = train(
-            lambda x, y: mse(m(x), y), BATCHES, ADAM(), checkpoint=kept, progress=False
-        )
+        history = train(lambda x, y: mse(m(x), y), BATCHES, ADAM(), checkpoint=kept, progress=False)
     assert len(history) == 7
 
 

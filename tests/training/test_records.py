@@ -41,7 +41,7 @@ def test_what_is_written_is_read(name, tmp_path):
     write(tmp_path / "a.ckpt", TREES[name])
 
     assert_equal(read(tmp_path / "a.ckpt"), TREES[name])
-    assert os.listdir(tmp_path) == ["a.ckpt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
 
 
 def test_folders_are_made(tmp_path):
@@ -76,7 +76,7 @@ def test_a_file_that_could_not_be_written_is_as_it_was(moment, tmp_path, monkeyp
 
     write(path, [3])  # over what was left beside
     assert read(path) == [3]
-    assert os.listdir(tmp_path) == ["a.ckpt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_a_file_that_was_cut_off_is_refused(whole, tmp_path):
     path = tmp_path / "a.ckpt"
     for end in cases(len(whole), 400):
         path.write_bytes(whole[:end])
-        with pytest.raises(CheckpointError, match="a.ckpt is damaged, or no checkpoint"):
+        with pytest.raises(CheckpointError, match=r"a\.ckpt is damaged, or no checkpoint"):
             read(path)
 
 
@@ -106,7 +106,7 @@ def test_a_file_with_a_wrong_byte_is_refused(whole, tmp_path):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << bits.randrange(8)
         path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="a.ckpt is damaged, or no checkpoint"):
+        with pytest.raises(CheckpointError, match=r"a\.ckpt is damaged, or no checkpoint"):
             read(path)
 
 
@@ -123,7 +123,7 @@ def test_what_is_no_checkpoint_is_refused(content, tmp_path):
     path = tmp_path / "a.ckpt"
     path.write_bytes(content)
 
-    with pytest.raises(CheckpointError, match="Delete it, or move it away, to train from the start"):
+    with pytest.raises(CheckpointError, match="Delete it, or move it away"):
         read(path)
 
 
@@ -163,5 +163,5 @@ def test_a_later_format_is_told(tmp_path):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="a.ckpt"):
+    with pytest.raises(FileNotFoundError, match=r"a\.ckpt"):
         read(tmp_path / "a.ckpt")

@@ -121,7 +121,7 @@ def test_what_does_not_fit_changes_nothing(tmp_path):
     m, opt = trained()
     save(path, m, opt)
 
-    refused(path, model(), match="expects a file that holds 1 things: .*a holds 2 things")
+    refused(path, model(), match=r"expects a file that holds 1 things: .*a holds 2 things")
     refused(path, opt, m, match="thing 0, has")
     other = Chain(Dense(3, 5), BatchNorm(5), Dropout(0.3), Dense(5, 2))
     refused(path, other, Adam(), match=re.escape("'kernel' of float32 (3, 5) was expected"))
@@ -139,7 +139,7 @@ def test_the_file_of_a_run_is_not_for_load(tmp_path):
 
 
 def test_what_has_no_state_is_refused(tmp_path):
-    with pytest.raises(TypeError, match="save expects what has variables, .* got 3"):
+    with pytest.raises(TypeError, match=r"save expects what has variables, .* got 3"):
         save(tmp_path / "a", 3)
     assert not (tmp_path / "a").exists()
 
