@@ -84,6 +84,7 @@ class DataLoader(Iterable[Any]):
         num_workers: how many threads; 0 for as many as there are processors.
         rng: what the orders are drawn with: a `numpy.random.Generator`, or a seed for one. Without
             it, `keras.utils.set_random_seed` governs.
+        seed: the same, under the name that it has elsewhere.
 
     Returns:
         An iterable with a length. `train` gathers several batches of it at once. `state` and
@@ -92,7 +93,7 @@ class DataLoader(Iterable[Any]):
     Raises:
         TypeError: `data` holds something without a first axis, or `collate` is no function.
         ValueError: the numbers of samples differ, or `batchsize` or `num_workers` is no number that
-            is meant.
+            is meant, or there is both an `rng` and a `seed`.
 
     Example:
         >>> loader = DataLoader((np.arange(5), np.arange(5) ** 2), batchsize=2)
@@ -119,6 +120,7 @@ class DataLoader(Iterable[Any]):
         parallel: bool = False,
         num_workers: int = 0,
         rng: np.random.Generator | int | None = None,
+        seed: int | None = None,
     ) -> None:
         if not isinstance(batchsize, int | np.integer) or (batchsize < 1 and batchsize != -1):
             raise ValueError(
@@ -131,6 +133,8 @@ class DataLoader(Iterable[Any]):
             raise ValueError(
                 f"DataLoader expects num_workers, a whole number from 0, got {num_workers!r}."
             )
+        if rng is not None and seed is not None:
+            raise ValueError(f"DataLoader expects an rng or a seed, got both, {rng} and {seed}.")
         self.data, self.samples = observed(data, "DataLoader")
         self.batchsize = int(batchsize)
         self.shuffle = shuffle
@@ -138,7 +142,7 @@ class DataLoader(Iterable[Any]):
         self.collate: Any = {True: batch, False: list}.get(collate, collate)  # type: ignore[arg-type]
         self.parallel = parallel
         self.num_workers = num_workers or os.cpu_count() or 1
-        self.rng = generator(rng) if shuffle else None
+        self.rng = generator(rng if seed is None else seed) if shuffle else None
         self._position = self._skipped = 0
         self._began: Any = self._rng_state()
         self._order: np.ndarray | None = None

@@ -112,6 +112,15 @@ def test_the_same_seed_gives_the_same_orders(rng):
         np.testing.assert_array_equal(np.concatenate(list(one)), np.concatenate(list(other)))
 
 
+def test_a_seed_is_an_rng_by_another_name():
+    orders = [
+        DataLoader(np.arange(100), shuffle=True, **o).order() for o in ({"rng": 3}, {"seed": 3})
+    ]
+    np.testing.assert_array_equal(*orders)
+    with pytest.raises(ValueError, match="DataLoader expects an rng or a seed, got both, 1 and 2"):
+        DataLoader(np.arange(100), rng=1, seed=2)
+
+
 def test_without_a_seed_orders_differ():
     a, b = (np.concatenate(list(DataLoader(np.arange(50), 7, shuffle=True))) for _ in range(2))
 
