@@ -214,10 +214,10 @@ def overfit(
         NonFiniteError, TypeError, ShapeError: as in `train`.
 
     Example:
-        >>> m = Chain(Dense(2, 8, tanh), Dense(8, 1))
+        >>> m = Chain(Dense(2, 32, tanh), Dense(32, 1))
         >>> loss = lambda x, y: mse(m(x), y)
-        >>> batch = np.random.rand(4, 2), np.random.rand(4, 1)
-        >>> history = overfit(loss, batch, Adam(0.01))
+        >>> x = np.random.rand(4, 2)
+        >>> history = overfit(loss, (x, x.sum(1, keepdims=True)), Adam(0.01))
         >>> bool(history.losses[-1] < 0.01 * history.losses[0])
         True
 
