@@ -60,10 +60,12 @@ from fluxkeras.layers.cells import *
 from fluxkeras.layers.recurrent import *
 from fluxkeras.layers.attention import *
 from fluxkeras.training.callbacks import *
+from fluxkeras.training.rounds import *
 from fluxkeras.training.plotting import *
 from fluxkeras.training.history import *
 from fluxkeras.training.saving import *
 from fluxkeras.training.checkpoint import *
+from fluxkeras.training.keras_callbacks import *
 from fluxkeras.training.loop import *
 from fluxkeras.training.evaluation import *
 from fluxkeras.training.tools import *

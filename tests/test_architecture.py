@@ -31,7 +31,14 @@ ROWS = [
     ["layers.base", "layers.arguments", "layers.saving"],
     ["layers.composite", "layers.windows"],
     ["layers.core", "layers.basic", "layers.containers"],
-    ["layers.models", "training.captures", "training.batch", "training.saving", "training.tuner"],
+    [
+        "layers.models",
+        "training.captures",
+        "training.batch",
+        "training.rounds",
+        "training.saving",
+        "training.tuner",
+    ],
     [
         "layers.conv",
         "layers.pooling",
@@ -49,7 +56,7 @@ ROWS = [
     ["training.forms"],
     ["training.runner"],
     ["training.cache"],
-    ["training.checkpoint"],
+    ["training.checkpoint", "training.keras_callbacks"],
     ["training.loop", "training.evaluation"],
     ["training.tools"],
 ]
@@ -57,7 +64,7 @@ ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 WITHOUT_TENSORFLOW = [
     "checks", "nested", "observations", "data", "triggers",
     "training.callbacks", "training.interrupts", "training.plotting",
-    "training.progress", "training.tuner",
+    "training.progress", "training.rounds", "training.tuner",
 ]  # fmt: skip
 
 

@@ -1,11 +1,9 @@
-"""The loop: train and epochs."""
+"""The loop: train."""
 
 import contextlib
 import dataclasses
 import functools
-import logging
 import math
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, overload
 
@@ -15,19 +13,19 @@ import numpy as np
 from fluxkeras.checks import NonFiniteError, locate, warn
 from fluxkeras.training.batch import Signature
 from fluxkeras.training.cache import Compiled, compiled_for
-from fluxkeras.training.callbacks import Callbacks, State, StopTraining
+from fluxkeras.training.callbacks import State, StopTraining
 from fluxkeras.training.checkpoint import Call, Checkpoint, Unkept
 from fluxkeras.training.feed import length
 from fluxkeras.training.forms import Outcome
 from fluxkeras.training.history import History, of_step
 from fluxkeras.training.interrupts import Interrupts
+from fluxkeras.training.keras_callbacks import AllCallbacks
 from fluxkeras.training.progress import progress_of
+from fluxkeras.training.rounds import announce, current_round
 from fluxkeras.training.step import Optimiser
 from fluxkeras.training.tuner import FORMS, Request
 
-__all__ = ["epochs", "train", "trainstep"]
-
-logger = logging.getLogger("fluxkeras")
+__all__ = ["train", "trainstep"]
 
 ON_NONFINITE = "raise", "stop", "skip"
 
@@ -91,7 +89,8 @@ def train(
             name none, to train the others.
         cb: a callable, or several, called after every batch with no argument, or, if it takes one,
             with the `State`. It may call `stop()`. One that is throttled lets several steps run
-            in one call, and is asked after each of those.
+            in one call, and is asked after each of those. Keras's callbacks may be among them:
+            `epochs` tells them of epochs; without it, each call of `train` is a training of one.
         progress: whether to show how far training is.
         form: how steps run: "single", one a call; "graph", in a loop of TensorFlow's; "xla", in one
             that XLA compiles; "auto", in the one of them that turns out to be the fastest. What
@@ -125,19 +124,20 @@ def train(
     Source: Flux's `train!`, of 0.6 and, with a model, of 0.13 and later.
     """
     model, data, optimisers = _arguments(arguments)
-    callbacks = Callbacks(cb)
+    callbacks = AllCallbacks(cb)
     request = _request(form, chunk, callbacks, length(data))
-    _check_choice("on_nonfinite", on_nonfinite, ON_NONFINITE)
+    on_nonfinite = _on_nonfinite(on_nonfinite, callbacks)
     history = History()
     display = progress_of(request.total, wanted=progress)
     call: Call | Unkept = Unkept(data)
     try:
-        with Interrupts() as interrupts, _rescuing(lambda: call.rescue(), interrupts):
+        with Interrupts() as interrupts, _rescuing(lambda: call.rescue(), interrupts, callbacks):
             compiled = compiled_for(loss, optimisers, model)
+            callbacks.attach(compiled, optimisers, model, request.total)
             if checkpoint:
                 call = checkpoint.call(compiled, optimisers, data, history, callbacks)
             history.timing.lap("compiling")
-            steps = _Steps(compiled, call, request, history, interrupts, on_nonfinite)
+            steps = _Steps(compiled, call, callbacks, request, history, interrupts, on_nonfinite)
             with _stoppable(history):
                 steps.begin()
                 if len(history):
@@ -147,7 +147,7 @@ def train(
                     interrupts.release()
                     if callbacks:
                         with display.aside():
-                            callbacks(_state(history, outcome, model))
+                            callbacks(_state(history, outcome, model), outcome)
                     display.update(outcome.losses)
                     call.save_if_due()
                     history.timing.lap("callbacks")
@@ -203,6 +203,7 @@ class _Steps:
 
     compiled: Compiled
     call: Call | Unkept
+    callbacks: AllCallbacks
     request: Request
     history: History
     interrupts: Interrupts
@@ -230,6 +231,8 @@ class _Steps:
         Interrupts are held while an outcome is handed over.
         """
         feed, timing, done = self._feed, self.history.timing, len(self.history)
+        if not self.callbacks.begin():
+            return
         request = dataclasses.replace(self.request, most=min(self.request.most, feed.most))
         while not self.call.is_over and (signature := feed.peek()) is not None:
             timing.lap("data")
@@ -242,6 +245,8 @@ class _Steps:
             timing.ran_as(plan.arm.form, plan.steps, runner.tuner.dropped)
             timing.lap("data")
             meanwhile = functools.partial(feed.prepare, plan.steps, plan.room)
+            self.callbacks.before()
+            timing.lap("callbacks")
             part = "steps" if runner.is_warm(plan) else "compiling"
             outcomes = runner.run(plan, chunk, meanwhile)
             self.interrupts.hold()
@@ -281,13 +286,16 @@ def _at_batch(position: int, signature: Signature) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _rescuing(rescue: Callable[[], None], interrupts: Interrupts) -> Iterator[None]:
+def _rescuing(
+    rescue: Callable[[], None], interrupts: Interrupts, callbacks: AllCallbacks
+) -> Iterator[None]:
     """Where an error comes after a whole step, unless it is an interrupt that did not wait."""
     try:
         yield
     except BaseException as error:
         if isinstance(error, Exception) or not interrupts.held:
             rescue()
+        callbacks.leave()
         raise
 
 
@@ -307,7 +315,12 @@ def _state(history: History, outcome: Outcome, model: Any) -> State:
     return State(len(history) - 1, float(outcome.losses[-1]), of_step(outcome.aux, -1), model)
 
 
-def _request(form: str, chunk: int | None, callbacks: Callbacks, total: int | None) -> Request:
+def _on_nonfinite(choice: str, callbacks: AllCallbacks) -> str:
+    _check_choice("on_nonfinite", choice, ON_NONFINITE)
+    return "stop" if choice == "raise" and callbacks.end_on_nonfinite else choice
+
+
+def _request(form: str, chunk: int | None, callbacks: AllCallbacks, total: int | None) -> Request:
     _check_choice("form", form, FORMS)
     if chunk is not None and (not isinstance(chunk, int | np.integer) or chunk < 1):
         raise ValueError(
@@ -330,8 +343,8 @@ def _stoppable(history: History) -> Iterator[None]:
         yield
     except StopTraining:
         history.stopped = True
-        for running in _running.epochs[-1:]:
-            running.stopped = True
+        if this := current_round():
+            this.stopped = True
 
 
 def _split(arguments: tuple[Any, ...]) -> tuple[Any, Any, Any]:
@@ -357,83 +370,3 @@ def _arguments(arguments: tuple[Any, ...]) -> tuple[Any, Any, list[Optimiser]]:
     if not optimisers:
         raise ValueError("train got no optimiser.")
     return model, data, optimisers
-
-
-@overload
-def epochs(n: int) -> Iterator[int]: ...
-@overload
-def epochs(n: int, f: Callable[[], Any]) -> None: ...
-def epochs(n: int, f: Callable[[], Any] | None = None) -> Iterator[int] | None:
-    """Go through something `n` times: `for epoch in epochs(n): …`, or `epochs(n, f)`.
-
-    Each time is announced, `INFO: Epoch 1`, through the logger `fluxkeras` where logging is
-    configured to show it, and printed elsewhere. `stop()`, in a callback of `train`, ends it.
-
-    Args:
-        n: how many times.
-        f: what to do each time, a function of no argument.
-
-    Returns:
-        Without `f`, an iterator over the numbers from 1 to `n`.
-
-    Raises:
-        ValueError: `n` is not a whole number from 0.
-
-    Example:
-        >>> epochs(2, lambda: print("hello"))
-        INFO: Epoch 1
-        hello
-        INFO: Epoch 2
-        hello
-
-    Source: Flux 0.6's `@epochs`.
-    """
-    if not isinstance(n, int | np.integer) or n < 0:
-        raise ValueError(f"epochs expects how many times, a whole number from 0, got {n!r}.")
-    if f is None:
-        return _epochs(n)
-    if not callable(f):
-        raise TypeError(
-            f"epochs expects a function to call, got {f!r}: epochs(2, lambda: train(…))."
-        )
-    try:
-        for _ in _epochs(n):
-            f()
-    except StopTraining:  # raised by f itself, outside of train
-        pass
-    return None
-
-
-def _epochs(n: int) -> Iterator[int]:
-    this = _Epochs()
-    _running.epochs.append(this)
-    try:
-        for epoch in range(1, n + 1):
-            if not this.stopped:
-                announce(f"Epoch {epoch}")
-                yield epoch
-    finally:
-        _running.epochs.remove(this)
-
-
-class _Epochs:
-    """One `epochs` under way; a `train` within it that was stopped marks it."""
-
-    stopped = False
-
-
-class _Running(threading.local):
-    def __init__(self) -> None:
-        self.epochs: list[_Epochs] = []
-
-
-_running = _Running()
-
-
-def announce(message: str) -> None:
-    is_shown = logger.hasHandlers() and logger.isEnabledFor(logging.INFO)
-    is_our_logger_set = logger.handlers or logger.level or logger.disabled
-    if is_shown or is_our_logger_set or logging.root.manager.disable >= logging.INFO:
-        logger.info(message)
-    else:
-        print(f"INFO: {message}", flush=True)
