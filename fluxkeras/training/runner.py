@@ -140,20 +140,32 @@ class Runner:
         """In one go, but for steps that are not finite."""
         start = 0
         while start < chunk.count:
-            part = functools.partial(form, chunk, meanwhile, start)
             try:
-                yield self._timed(arm, chunk.count - start, part)
-                return
-            except Trouble as trouble:
-                bad, error = trouble.step, trouble.__cause__
-            if bad is None:
+                outcome, bad = self._while_finite(arm, form, chunk, meanwhile, start)
+            except Trouble as trouble:  # of the loop alone, if the steps run
                 yield from self._one_by_one(self.tuner.single, chunk.batches(start), meanwhile)
-                self._drop(arm, error)  # of the loop alone, since the steps have run
+                self._drop(arm, trouble.__cause__ or trouble)
                 return
-            if start < bad:  # the same steps again, to the same numbers
-                yield part(bad)
-            yield from self._one_by_one(self.tuner.single, chunk.batches(bad, bad + 1), meanwhile)
+            if outcome:
+                yield outcome
+            this = chunk.batches(bad, min(bad + 1, chunk.count))
+            yield from self._one_by_one(self.tuner.single, this, meanwhile)
             start = bad + 1
+
+    def _while_finite(
+        self, arm: Arm, form: Loop, chunk: Chunk, meanwhile: Callable[[], None], start: int
+    ) -> tuple[Outcome | None, int]:
+        """What came of the steps before one that is not finite, and which that is."""
+        part = functools.partial(form, chunk, meanwhile, start)
+        with self.compiler.turn:  # so that no other thread trains between the two tries
+            try:
+                return self._timed(arm, chunk.count - start, part), chunk.count
+            except Trouble as trouble:
+                if trouble.step is None:
+                    raise
+                bad = trouble.step
+            # The same steps again, to the same numbers.
+            return part(bad) if start < bad else None, bad
 
     def _one_by_one(
         self, arm: Arm, batches: Iterator[tuple[Any, ...]], meanwhile: Callable[[], None]

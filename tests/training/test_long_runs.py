@@ -70,7 +70,7 @@ class Steady:
 
     def __init__(self, traced, steps):
         self.traced = traced
-        self.most = 16 * MIB + 64 * steps
+        self.most = 64 * MIB + 64 * steps  # XLA may still have to compile
 
     def __enter__(self):
         self.before = resident_bytes(), self.traced.traces.qsize(), threads(), files()

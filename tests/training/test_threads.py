@@ -341,3 +341,22 @@ def test_each_variable_is_read_whole_while_it_trains(form):
     assert all(len(values) == 1 for values in steps)
     found = [values.pop() for values in steps]
     assert found == sorted(found, reverse=True)
+
+
+@pytest.mark.parametrize("form", ["single", "graph", "xla"])
+def test_a_loss_that_is_not_finite_in_one_thread_undoes_no_step_of_another(form):
+    w = param(np.zeros(10))
+    opt = SGD([w], 1.0)
+
+    def loss(x):
+        return tf.reduce_sum(w * x)
+
+    def run(data):
+        options = {"form": form, "chunk": 7, "on_nonfinite": "skip", "progress": False}
+        return train(loss, data, opt, **options)
+
+    bad = [np.nan if i % 5 == 3 else 1.0 for i in range(100)]
+    with pytest.warns(UserWarning, match="train skips batch 3"):
+        at_once(lambda: run(bad), lambda: run([2.0] * 200))
+
+    np.testing.assert_array_equal(w.numpy(), np.full(10, -80.0 - 400.0))
