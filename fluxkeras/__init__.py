@@ -63,7 +63,7 @@ from fluxkeras.training.callbacks import *
 from fluxkeras.training.rounds import *
 from fluxkeras.training.plotting import *
 from fluxkeras.training.history import *
-from fluxkeras.training.saving import *
+from fluxkeras.training.keeping import *
 from fluxkeras.training.checkpoint import *
 from fluxkeras.training.keras_callbacks import *
 from fluxkeras.training.loop import *

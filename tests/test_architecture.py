@@ -36,7 +36,7 @@ ROWS = [
         "training.captures",
         "training.batch",
         "training.rounds",
-        "training.saving",
+        "training.keeping",
         "training.tuner",
     ],
     [

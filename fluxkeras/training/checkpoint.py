@@ -20,8 +20,8 @@ from fluxkeras.training.callbacks import Callbacks
 from fluxkeras.training.captures import Captures
 from fluxkeras.training.feed import Feed, feed_of
 from fluxkeras.training.history import History
+from fluxkeras.training.keeping import Stateful, assign, check, values_of
 from fluxkeras.training.records import read, write
-from fluxkeras.training.saving import Stateful, assign, check, values_of
 from fluxkeras.training.step import Optimiser, memory_of
 
 __all__ = ["Checkpoint"]

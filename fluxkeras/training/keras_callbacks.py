@@ -126,8 +126,9 @@ class AllCallbacks(Callbacks):
         metrics = [value for value in captured.kept if isinstance(value, keras.metrics.Metric)]
         for metric in metrics:
             metric.reset_state()
-        trained = Trained(_model_of(captured, model), optimisers)
-        self._make = functools.partial(KerasTraining, self._of_keras, trained, metrics, steps)
+        if self._of_keras:
+            trained = Trained(_model_of(captured, model), optimisers)
+            self._make = functools.partial(KerasTraining, self._of_keras, trained, metrics, steps)
 
     def begin(self) -> bool:
         """Training begins, or goes on: whether this epoch is to be trained."""

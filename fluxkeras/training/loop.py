@@ -79,7 +79,8 @@ def train(
         loss: the objective: any function that returns a number, or `(number, {"name": value, …})`
             to have more than the loss recorded. It is called with the arguments of a batch, after
             the model, if that is given. Within it, layers are in training mode; a `tf.function`
-            that it calls keeps the mode in which that was first called, inside or outside.
+            that it calls keeps the mode in which that was first called, inside or outside. Metrics of
+            Keras that it refers to are reset at the beginning.
         model: goes first into `loss`; an optimiser that names no parameters trains those of it
             that `loss` reads. Without a model, it trains all variables that `loss` reads.
         data: any iterable of batches. A tuple is splatted into `loss`, anything else passed whole.
