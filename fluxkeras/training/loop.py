@@ -79,8 +79,8 @@ def train(
         loss: the objective: any function that returns a number, or `(number, {"name": value, …})`
             to have more than the loss recorded. It is called with the arguments of a batch, after
             the model, if that is given. Within it, layers are in training mode; a `tf.function`
-            that it calls keeps the mode in which that was first called, inside or outside. Metrics of
-            Keras that it refers to are reset at the beginning.
+            that it calls keeps the mode in which that was first called, inside or outside. Keras's
+            metrics that it refers to are reset at the beginning.
         model: goes first into `loss`; an optimiser that names no parameters trains those of it
             that `loss` reads. Without a model, it trains all variables that `loss` reads.
         data: any iterable of batches. A tuple is splatted into `loss`, anything else passed whole.
@@ -147,7 +147,7 @@ def train(
                     history.extend(outcome.losses, outcome.aux)
                     interrupts.release()
                     if callbacks:
-                        with display.aside():
+                        with display.aside(), _after_batch(len(history) - 1):
                             callbacks(_state(history, outcome, model), outcome)
                     display.update(outcome.losses)
                     call.save_if_due()
@@ -283,6 +283,18 @@ def _at_batch(position: int, signature: Signature) -> Iterator[None]:
         yield
     except Exception as error:
         locate(error, f"batch {position} ({signature})")
+        raise
+
+
+@contextlib.contextmanager
+def _after_batch(position: int) -> Iterator[None]:
+    """Where errors of callbacks tell the batch that came before."""
+    try:
+        yield
+    except StopTraining:
+        raise
+    except Exception as error:
+        locate(error, f"in a callback after batch {position}")
         raise
 
 
