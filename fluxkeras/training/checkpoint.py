@@ -74,7 +74,7 @@ class Checkpoint:
         ...     run([(x,), (x,), ("no number",)])
         ... except Exception as error:
         ...     print(type(error).__name__)
-        TypeError
+        ShapeError
         >>> m, history = run([(x,), (x,), (x,)])  # goes on at the third
         INFO: run.ckpt: training goes on at batch 2
         >>> len(history)

@@ -191,7 +191,7 @@ class Sum:
 
 
 def test_a_cell_of_the_users_is_registered():
-    message = "Saving plain_cell expects a cell that can be made again, got Sum(). Give Sum a"
+    message = "expects a cell that can be made again, got Sum(). Give Sum a"
 
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         Chain(Recurrence(Sum(), name="r")).get_config()
