@@ -1,10 +1,10 @@
 """What training leaves behind: every step's loss, what came besides, and where the time went."""
 
-import contextlib
 import csv
+import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import tensorflow as tf
 from fluxkeras.training.plotting import plot
 
 __all__ = ["History"]
+
+MOST_PARTS = 256  # of a record that are kept apart
 
 
 @dataclass
@@ -52,6 +54,45 @@ class Timing:
         self.form, self.chunk = form, chunk
         if dropped:
             self.dropped |= dropped
+
+
+class Parts:
+    """What was recorded, part by part, many of which are joined: by itself, what comes of one step
+    takes a hundred times the memory of its numbers.
+
+    Args:
+        join: makes one of several; it may raise a TypeError or ValueError where they do not fit.
+    """
+
+    def __init__(self, join: Callable[[list[Any]], Any]) -> None:
+        self._join = join
+        self._blocks: list[Any] = []
+        self._recent: list[Any] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.chain(self._blocks, self._recent)
+
+    def __bool__(self) -> bool:
+        return bool(self._blocks or self._recent)
+
+    def add(self, part: Any) -> None:
+        self._recent.append(part)
+        if len(self._recent) == MOST_PARTS:
+            self._blocks += self._joined(self._recent)
+            self._recent = []
+
+    def packed(self) -> "Parts":
+        """The same, as one part if they fit."""
+        self._blocks, self._recent = self._joined(list(self)), []
+        return self
+
+    def _joined(self, parts: list[Any]) -> list[Any]:
+        if len(parts) < 2:
+            return parts
+        try:
+            return [self._join(parts)]
+        except (TypeError, ValueError):
+            return parts
 
 
 class History:
@@ -92,43 +133,42 @@ class History:
         self.stopped = False
         self.skipped: list[int] = []
         self.timing = Timing()
-        self._losses: list[np.ndarray] = []
-        self._aux: list[tuple[int, Any]] = []
+        self._losses = Parts(np.concatenate)
+        self._aux = Parts(_together)
         self._steps = 0
 
     def extend(self, losses: np.ndarray, aux: Any) -> None:
         """Record some steps: `aux` has an axis of their number in front of each value."""
-        self._losses.append(losses)
+        self._losses.add(losses)
         self._steps += len(losses)
         if aux is not None:
-            self._aux.append((len(losses), aux))
+            self._aux.add((len(losses), aux))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: all but the timing."""
-        if len(self._aux) > 1:
-            with contextlib.suppress(TypeError, ValueError):  # of one structure, with equal shapes
-                joined = tf.nest.map_structure(_stacked, *(aux for _, aux in self._aux))
-                self._aux = [(sum(steps for steps, _ in self._aux), joined)]
         return {
             "losses": self.losses,
-            "aux": self._aux,
+            "aux": list(self._aux.packed()),
             "stopped": self.stopped,
             "skipped": self.skipped,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned; named tuples have become plain ones."""
-        self._losses = [state["losses"]] if len(state["losses"]) else []
+        self._losses, self._aux = Parts(np.concatenate), Parts(_together)
         self._steps = len(state["losses"])
-        self._aux = list(state["aux"])
+        if self._steps:
+            self._losses.add(state["losses"])
+        for part in state["aux"]:
+            self._aux.add(part)
         self.stopped, self.skipped = state["stopped"], list(state["skipped"])
 
     @property
     def losses(self) -> np.ndarray:
         if not self._losses:
             return np.empty(0, np.float32)
-        self._losses = [np.concatenate(self._losses)]
-        return self._losses[0]
+        (losses,) = self._losses.packed()
+        return losses
 
     @property
     def aux(self) -> Any:
@@ -164,7 +204,7 @@ class History:
         if not self._aux:
             return {}
         try:
-            return dict(_columns(self._aux[0][1], self._joined_aux(), ""))
+            return dict(_columns(next(iter(self._aux))[1], self._joined_aux(), ""))
         except (TypeError, ValueError):  # the structure differs from step to step
             return {"aux": [_plain(aux) for aux in self.aux]}
 
@@ -225,7 +265,7 @@ class History:
     def __repr__(self) -> str:
         if not self._steps:
             return "History(no steps)"
-        first, last = self._losses[0][0], self._losses[-1][-1]
+        first, last = self.losses[[0, -1]]
         ending = ", stopped" if self.stopped else ""
         steps = "1 step" if len(self) == 1 else f"{len(self)} steps"
         return f"History({steps}, loss {first:.4g} to {last:.4g}{ending})"
@@ -275,6 +315,12 @@ def _joined(*parts: Any) -> Any:
     if len({np.shape(part)[1:] for part in parts}) == 1:
         return np.concatenate(parts)
     return [value for part in parts for value in part]
+
+
+def _together(parts: Sequence[tuple[int, Any]]) -> tuple[int, Any]:
+    """What was returned besides in some steps, and that in the next, of one structure and shape."""
+    joined = tf.nest.map_structure(_stacked, *(aux for _, aux in parts))
+    return sum(steps for steps, _ in parts), joined
 
 
 def _stacked(*parts: Any) -> Any:

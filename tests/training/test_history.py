@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from fluxkeras import History
 from fluxkeras.training import history as history_module
-from fluxkeras.training.history import Timing, of_step
+from fluxkeras.training.history import MOST_PARTS, Timing, of_step
 
 
 def stacked(values):
@@ -258,3 +258,37 @@ def test_forms_that_were_dropped_are_told(clock):
         "graph, 3 steps a call: 1 s a step (without xla: TypeError: no kernel)"
     )
     assert len(str(history).splitlines()) == 3
+
+
+# --- Many steps -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shapes", ["equal", "varied", "other structures", "some without"])
+def test_steps_one_by_one_are_recorded_as_they_are(shapes):
+    history, n = History(), 3 * MOST_PARTS + 5
+    expected = []
+    for i in range(n):
+        aux = {
+            "a": np.full((1, 2), i),
+            "b": (np.full((1, 1 + i % 2 * (shapes == "varied")), -i), None),
+        }
+        if shapes == "other structures" and i % 300 == 7:
+            aux = {"c": np.full(1, i)}
+        if shapes == "some without" and i % 3:
+            aux = None
+        else:
+            expected.append(aux)
+        history.extend(np.array([i], "float32"), aux)
+
+    np.testing.assert_array_equal(history.losses, np.arange(n))
+    assert repr(history) == f"History({n} steps, loss 0 to {n - 1})"
+    if shapes == "other structures":
+        assert [sorted(aux) for aux in history.aux] == [sorted(aux) for aux in expected]
+        return
+    np.testing.assert_array_equal(history["a"], np.concatenate([aux["a"] for aux in expected]))
+    found = history["b"][0]
+    assert [v.tolist() for v in found] == [aux["b"][0][0].tolist() for aux in expected]
+    again = History()
+    again.load_state(history.state())
+    assert again["b"][1] is None and len(again) == n
+    np.testing.assert_array_equal(again["a"], history["a"])
