@@ -193,5 +193,6 @@ class Sum:
 def test_a_cell_of_the_users_is_registered():
     message = "expects a cell that can be made again, got Sum(). Give Sum a"
 
-    with pytest.raises(ValueError, match=re.escape(message)):
+    # Keras counts the cells that were named before.
+    with pytest.raises(ValueError, match=rf"^Saving plain_cell(_\d+)? {re.escape(message)}"):
         Chain(Recurrence(Sum(), name="r")).get_config()
