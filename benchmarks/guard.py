@@ -105,7 +105,9 @@ def _unguarded(step: Step) -> Any:
         loss, aux, _ = step.plain(*tensors)
         return loss, aux, tf.constant(True)
 
-    return SimpleNamespace(signature=step.signature, gradient=step.gradient, guarded=run, plain=run)
+    return SimpleNamespace(
+        signature=step.signature, gradient=step.gradient, written=[], guarded=run, plain=run
+    )
 
 
 def _again(times: int, run: Run) -> None:

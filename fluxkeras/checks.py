@@ -1,7 +1,9 @@
 """The errors that fluxkeras raises, and the few helpers that word them."""
 
+import contextlib
 import inspect
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 __all__ = ["CheckpointError", "NonFiniteError", "ShapeError"]
@@ -45,6 +47,16 @@ def locate(error: Exception, where: str) -> None:
         error.args = (f"{where}: {error.args[0]}",)
     elif hasattr(error, "add_note"):  # from Python 3.11
         error.add_note(where)
+
+
+@contextlib.contextmanager
+def at_batch(position: int, signature: Any) -> Iterator[None]:
+    """Where errors tell the batch."""
+    try:
+        yield
+    except Exception as error:
+        locate(error, f"batch {position} ({signature})")
+        raise
 
 
 def warn(message: str) -> None:

@@ -60,8 +60,8 @@ def params(*models: Any) -> list[Variable]:
     Source: Flux's `params`.
     """
     found: dict[int, Variable] = {}
-    for variable in _variables(models, set()):
-        if variable.trainable:
+    for node in walk(models, Variable):
+        for variable in _trainable(node):
             found.setdefault(key(variable), variable)
     return list(found.values())
 
@@ -93,25 +93,29 @@ def needs_building(layer: keras.Layer) -> bool:
     return lazy and not layer.built and not layer.weights
 
 
-def _variables(node: Any, seen: set[int]) -> Iterator[Variable]:
+def _trainable(node: Any) -> list[Variable]:
+    """The trainable variables that a part of a model knows of by itself."""
+    if isinstance(node, Variable):
+        return [node] if node.trainable else []
+    if isinstance(node, keras.Layer) and needs_building(node):
+        raise ValueError(
+            f"{node.name!r} ({type(node).__name__}) has no parameters yet, because Keras makes "
+            "them at the first call. Call it once on a batch before params(…), or name no "
+            "parameters: train then takes those that the objective reads."
+        )
+    return list(node.trainable_variables) if isinstance(node, keras.Layer | tf.Module) else []
+
+
+def walk(node: Any, leaves: Any, seen: set[int] | None = None) -> Iterator[Any]:
+    """A Python object and all that it holds, each once; what `leaves` hold is left out."""
+    seen = set() if seen is None else seen
     if id(node) in seen:
         return
     seen.add(id(node))
-    if isinstance(node, Variable):
-        yield node
-        return
-    if isinstance(node, keras.Layer):
-        if needs_building(node):
-            raise ValueError(
-                f"{node.name!r} ({type(node).__name__}) has no parameters yet, because Keras makes "
-                "them at the first call. Call it once on a batch before params(…), or name no "
-                "parameters: train then takes those that the objective reads."
-            )
-        yield from node.trainable_variables
-    elif isinstance(node, tf.Module):
-        yield from node.trainable_variables
-    for part in held_by(node):
-        yield from _variables(part, seen)
+    yield node
+    if not isinstance(node, leaves):
+        for part in held_by(node):
+            yield from walk(part, leaves, seen)
 
 
 def held_by(node: Any) -> list[Any]:

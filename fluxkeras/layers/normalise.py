@@ -183,8 +183,10 @@ class Tracking(Normalisation):
         channels: int,
         activation: Any = None,
         *,
-        track_stats: bool,
+        affine: bool = True,
+        track_stats: bool = True,
         active: bool | None = None,
+        eps: float = 1e-5,
         momentum: float = 0.1,
         **options: Any,
     ) -> None:
@@ -192,7 +194,7 @@ class Tracking(Normalisation):
             kind = type(self).__name__
             raise ValueError(f"{kind} expects a momentum from 0 to 1, got {momentum}.")
         self.track_stats, self.momentum = track_stats, momentum
-        super().__init__((channels,), activation, **options)
+        super().__init__((channels,), activation, affine=affine, eps=eps, **options)
         self.active = active
 
     def build(self, input_shape: Any) -> None:
@@ -277,20 +279,6 @@ class BatchNorm(Tracking):
         "affine": True, "track_stats": True, "active": None, "eps": 1e-5, "momentum": 0.1
     }  # fmt: skip
 
-    def __init__(
-        self,
-        channels: int,
-        activation: Any = None,
-        *,
-        affine: bool = True,
-        track_stats: bool = True,
-        eps: float = 1e-5,
-        **options: Any,
-    ) -> None:
-        super().__init__(
-            channels, activation, affine=affine, track_stats=track_stats, eps=eps, **options
-        )
-
     def call(self, x: Any, training: bool | None = None) -> Tensor:
         x = self.checked(x, "batch, ...", 2)
         if self.is_active(training) and x.shape[:-1].num_elements() == 1:
@@ -347,12 +335,9 @@ class InstanceNorm(Tracking):
         *,
         affine: bool = False,
         track_stats: bool = False,
-        eps: float = 1e-5,
         **options: Any,
     ) -> None:
-        super().__init__(
-            channels, activation, affine=affine, track_stats=track_stats, eps=eps, **options
-        )
+        super().__init__(channels, activation, affine=affine, track_stats=track_stats, **options)
 
     def call(self, x: Any, training: bool | None = None) -> Tensor:
         x = self.checked(x, "batch, space...", 3)

@@ -5,7 +5,7 @@ import threading
 import types
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import keras
 
@@ -24,15 +24,28 @@ MOST_LENGTHS = 256  # whose times are remembered, of those that are left open
 # What code names that adds up the losses of layers: by itself, or by a method of Keras's.
 READING_LOSSES = {"losses", "compute_loss"}
 
+Made = TypeVar("Made")
 Key: TypeAlias = tuple[Signature, bool]  # and whether all batches are the same
 
 _turn = threading.Lock()  # of the threads that look for what is compiled
 
 
 class Compiled:
-    """The runners of an objective, one for each signature of batches. Threads take turns in it."""
+    """The runners of an objective, one for each signature of batches. Threads take turns in it.
 
-    def __init__(self, objective: Objective, optimisers: Sequence[Optimiser], model: Any) -> None:
+    Attributes:
+        captured: what the objective refers to. It is kept, as the optimisers are, so that no other
+            object takes over an id.
+    """
+
+    def __init__(
+        self,
+        captured: Captures,
+        objective: Objective,
+        optimisers: Sequence[Optimiser],
+        model: Any,
+    ) -> None:
+        self.captured = captured
         self._objective = objective
         self._optimisers = optimisers
         self._model = model
@@ -124,17 +137,24 @@ def compiled_for(loss: Callable[..., Any], optimisers: Sequence[Optimiser], mode
     """
     captured = Captures(loss, model, [_hyper_parameters(o) for o in optimisers])
     identity = captured.fingerprint, tuple(map(id, optimisers)), keras.config.floatx()
-    kept = memory_of(optimisers[0]).compiled
+
+    def make() -> Compiled:
+        reads_losses = bool(captured.names & READING_LOSSES)
+        objective = Objective(loss, model, captured.of_keras(), reads_losses)
+        return Compiled(captured, objective, optimisers, model)
+
+    return kept_in(memory_of(optimisers[0]).compiled, identity, make)
+
+
+def kept_in(kept: OrderedDict[Any, Made], identity: Any, make: Callable[[], Made]) -> Made:
+    """What is kept under this identity, made if it is not there; what is unused goes."""
     with _turn:
         if identity not in kept:
-            # The captures and optimisers are kept, so that no other object takes over their ids.
-            reads_losses = bool(captured.names & READING_LOSSES)
-            objective = Objective(loss, model, captured.of_keras(), reads_losses)
-            kept[identity] = captured, Compiled(objective, optimisers, model)
+            kept[identity] = make()
         kept.move_to_end(identity)
         if len(kept) > MOST_KEPT:
             kept.popitem(last=False)
-        return kept[identity][1]
+        return kept[identity]
 
 
 def _hyper_parameters(optimiser: Optimiser) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import contextlib
 import math
 import os
-import random
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,14 @@ from fluxkeras.training.callbacks import Callbacks
 from fluxkeras.training.captures import Captures
 from fluxkeras.training.feed import Feed, feed_of
 from fluxkeras.training.history import History
-from fluxkeras.training.keeping import Stateful, assign, check, values_of
+from fluxkeras.training.keeping import (
+    Stateful,
+    assign,
+    check,
+    random_state,
+    set_random_state,
+    values_of,
+)
 from fluxkeras.training.records import read, write
 from fluxkeras.training.step import Optimiser, memory_of
 
@@ -236,7 +242,7 @@ class Call:
         if self._is_last:
             for thing, state in zip(self._stateful, saved["callbacks"], strict=True):
                 thing.load_state(state)
-            _set_random_state(saved["random"])
+            set_random_state(saved["random"])
         if self.is_over:
             return f"{name}: this call of train was finished before"
         how = ", after those before it were read again and left out" if is_read_again else ""
@@ -291,7 +297,7 @@ class Call:
             "groups": self._run.values(),
             "loader": self._loader,
             "callbacks": [thing.state() for thing in self._stateful],
-            "random": _random_state(),
+            "random": random_state(),
         }
         write(self._run.path, tree)
         self._run.is_written = True
@@ -320,16 +326,3 @@ class Unkept:
         pass
 
     finish = rescue = save_if_due
-
-
-def _random_state() -> dict[str, Any]:
-    """That of the global generators, which `keras.utils.set_random_seed` seeds."""
-    version, internal, gauss = random.getstate()
-    numpy = np.random.get_state(legacy=False)
-    return {"python": (version, np.array(internal, np.uint32), gauss), "numpy": numpy}
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal.tolist()), gauss))
-    np.random.set_state(state["numpy"])

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import inspect
 import re
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias, overload
@@ -13,10 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fluxkeras.checks import locate, undressed
+from fluxkeras.checks import at_batch, undressed
 from fluxkeras.parameters import Variable
 from fluxkeras.training.batch import Signature
-from fluxkeras.training.cache import MOST_KEPT, Compiled
+from fluxkeras.training.cache import Compiled, kept_in
 from fluxkeras.training.captures import Captures
 from fluxkeras.training.feed import feed_of, length
 from fluxkeras.training.objective import Objective, converting
@@ -28,8 +27,6 @@ __all__ = ["evaluate", "predict"]
 
 # What is wanted of a batch: computed from the objective, the structure and the tensors.
 Wanted: TypeAlias = Callable[[Objective, Any, Any], Any]
-
-_turn = threading.Lock()  # of the threads that look for what is compiled
 
 
 @overload
@@ -150,7 +147,7 @@ class Inference:
             self.gradient = converting(objective, self._trace)
         except Exception as error:
             raise undressed(error) from None
-        self.variables = written(self.gradient)
+        self.written = self.variables = written(self.gradient)
 
     def plain(self, *tensors: Any, xla: bool = False) -> tuple[tf.Tensor, Any, tf.Tensor]:
         loss, wanted, _ = self.gradient(*tensors)
@@ -170,8 +167,8 @@ class Inference:
 class Inferences(Compiled):
     """The runners of an objective that is not trained."""
 
-    def __init__(self, objective: Objective, wanted: Wanted) -> None:
-        super().__init__(objective, [], None)
+    def __init__(self, captured: Captures, objective: Objective, wanted: Wanted) -> None:
+        super().__init__(captured, objective, [], None)
         self._wanted = wanted
 
     def _compiler(self, signature: Signature, same: bool) -> Compiler:
@@ -188,7 +185,7 @@ class Memory:
     """What is compiled of functions that refer to a variable: it lives and dies with that."""
 
     def __init__(self) -> None:
-        self.compiled: OrderedDict[Any, tuple[Captures, Inferences]] = OrderedDict()
+        self.compiled: OrderedDict[Any, Inferences] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Memory, ()  # a copy of the variable starts anew
@@ -200,15 +197,11 @@ def _compiled_for(function: Callable[..., Any], model: Any, wanted: Wanted) -> I
     identity = captured.fingerprint, wanted, keras.config.floatx()
     owner = next((value for value in captured.kept if isinstance(value, Variable)), None)
     memory = Memory() if owner is None else vars(owner).setdefault("_fluxkeras", Memory())
-    kept = memory.compiled
-    with _turn:
-        if identity not in kept:
-            objective = Objective(function, model, captured.of_keras())
-            kept[identity] = captured, Inferences(objective, wanted)
-        kept.move_to_end(identity)
-        if len(kept) > MOST_KEPT:
-            kept.popitem(last=False)
-        return kept[identity][1]
+
+    def make() -> Inferences:
+        return Inferences(captured, Objective(function, model, captured.of_keras()), wanted)
+
+    return kept_in(memory.compiled, identity, make)
 
 
 def _outcomes(compiled: Compiled, data: Any, own_axes: int) -> Iterator[tuple[Signature, Any]]:
@@ -222,24 +215,25 @@ def _outcomes(compiled: Compiled, data: Any, own_axes: int) -> Iterator[tuple[Si
     request = Request(total=length(data))
     compiled.begin()
     while (signature := feed.peek()) is not None:
-        try:
+        with at_batch(done, signature):
             runner = compiled.runner(signature, feed.is_same)
             plan = runner.plan(request, done)
             chunk = feed.take(signature, plan.steps, plan.room)
-            meanwhile = functools.partial(feed.prepare, plan.steps, plan.room)
-            for outcome in runner.run(plan, chunk, meanwhile):
+        meanwhile = functools.partial(feed.prepare, plan.steps, plan.room)
+        outcomes = runner.run(plan, chunk, meanwhile)
+        while True:
+            with at_batch(done, signature):
+                if (outcome := next(outcomes, None)) is None:
+                    break
                 shapes = tf.nest.map_structure(lambda v: np.shape(v)[own_axes:], outcome.aux)
                 if expected is not None and shapes != expected:
                     raise ValueError(
                         "what comes of this batch does not go with what came of those before: its "
                         f"shapes are {shapes}, and were {expected}."
                     )
-                expected = shapes
-                done += len(outcome.losses)
-                yield signature, outcome.aux
-        except Exception as error:
-            locate(error, f"batch {done} ({signature})")
-            raise
+            expected = shapes
+            done += len(outcome.losses)
+            yield signature, outcome.aux
 
 
 def _loss_and_aux(objective: Objective, structure: Any, tensors: Any) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from fluxkeras.training.batch import Chunk
-from fluxkeras.training.step import Step, written
+from fluxkeras.training.step import Step
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Single:
         self._function = CompiledFunction(guarded, step.signature.specs, xla)
         self._aux = step.gradient.structured_outputs[1]
         # XLA writes variables at the end. Otherwise the forward pass may have, before an error.
-        changed = [] if xla else written(step.gradient)
+        changed = [] if xla else step.written
         self._snapshot = Snapshot(changed) if changed else None
 
     def __call__(self, tensors: tuple[Any, ...], meanwhile: Callable[[], None]) -> Outcome:

@@ -1,16 +1,18 @@
 """Saving by hand: the state of models, optimisers and whatever else has one."""
 
 import os
+import random
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from fluxkeras.checks import CheckpointError
-from fluxkeras.parameters import Variable, held_by, key, params, raw
+from fluxkeras.parameters import Variable, key, params, raw, walk
 from fluxkeras.training.records import read, write
 
 __all__ = ["load", "save"]
@@ -121,22 +123,13 @@ def _build(thing: Any, models: list[Any]) -> None:
 def _variables(thing: Any) -> list[Variable]:
     """All variables that a thing has, each once."""
     found: dict[int, Variable] = {}
-    _find(thing, found, set())
-    return list(found.values())
-
-
-def _find(node: Any, found: dict[int, Variable], seen: set[int]) -> None:
-    if id(node) in seen:
-        return
-    seen.add(id(node))
-    if isinstance(node, Variable):
-        found.setdefault(key(node), node)
-    elif isinstance(node, keras.Layer | tf.Module | keras.optimizers.Optimizer):
-        for variable in node.variables:
+    for node in walk(thing, Variable | keras.optimizers.Optimizer):
+        own = [node] if isinstance(node, Variable) else []
+        if isinstance(node, keras.Layer | tf.Module | keras.optimizers.Optimizer):
+            own = node.variables
+        for variable in own:
             found.setdefault(key(variable), variable)
-    if not isinstance(node, Variable | keras.optimizers.Optimizer):
-        for part in held_by(node):
-            _find(part, found, seen)
+    return list(found.values())
 
 
 def values_of(variables: Iterable[Variable]) -> list[list[Any]]:
@@ -160,6 +153,19 @@ def check(variables: list[Variable], values: list[list[Any]], where: str) -> Non
 def assign(variables: list[Variable], values: list[list[Any]]) -> None:
     for variable, (_, value) in zip(variables, values, strict=False):
         raw(variable).assign(value)
+
+
+def random_state() -> dict[str, Any]:
+    """That of the global generators, which `keras.utils.set_random_seed` seeds."""
+    version, internal, gauss = random.getstate()
+    numpy = np.random.get_state(legacy=False)
+    return {"python": (version, np.array(internal, np.uint32), gauss), "numpy": numpy}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal.tolist()), gauss))
+    np.random.set_state(state["numpy"])
 
 
 def _name(variable: Variable) -> str:

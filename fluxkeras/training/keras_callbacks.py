@@ -9,12 +9,11 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
-from fluxkeras.training.cache import Compiled
 from fluxkeras.training.callbacks import Callbacks, State, StopTraining
 from fluxkeras.training.captures import Captures
 from fluxkeras.training.forms import Outcome
 from fluxkeras.training.rounds import Round, announce, current_round
-from fluxkeras.training.step import Optimiser, memory_of
+from fluxkeras.training.step import Optimiser
 
 __all__ = ["as_keras_callback"]
 
@@ -118,11 +117,9 @@ class AllCallbacks(Callbacks):
         return any(not getattr(c, "raise_error", False) for c in found)
 
     def attach(
-        self, compiled: Compiled, optimisers: Sequence[Optimiser], model: Any, steps: int | None
+        self, captured: Captures, optimisers: Sequence[Optimiser], model: Any, steps: int | None
     ) -> None:
         """Here is what is trained; Keras's metrics in the objective begin anew."""
-        kept = list(memory_of(optimisers[0]).compiled.values())
-        captured = next(captured for captured, made in kept if made is compiled)
         metrics = [value for value in captured.kept if isinstance(value, keras.metrics.Metric)]
         for metric in metrics:
             metric.reset_state()

@@ -10,7 +10,7 @@ from typing import Any, overload
 import keras
 import numpy as np
 
-from fluxkeras.checks import NonFiniteError, locate, warn
+from fluxkeras.checks import NonFiniteError, at_batch, locate, warn
 from fluxkeras.training.batch import Signature
 from fluxkeras.training.cache import Compiled, compiled_for
 from fluxkeras.training.callbacks import State, StopTraining
@@ -124,7 +124,8 @@ def train(
 
     Source: Flux's `train!`, of 0.6 and, with a model, of 0.13 and later.
     """
-    model, data, optimisers = _arguments(arguments)
+    model, data, opt = split("train", "data", arguments)
+    optimisers = listed(opt)
     callbacks = AllCallbacks(cb)
     request = _request(form, chunk, callbacks, length(data))
     on_nonfinite = _on_nonfinite(on_nonfinite, callbacks)
@@ -132,9 +133,13 @@ def train(
     display = progress_of(request.total, wanted=progress)
     call: Call | Unkept = Unkept(data)
     try:
-        with Interrupts() as interrupts, _rescuing(lambda: call.rescue(), interrupts, callbacks):
+        with (
+            _with_history(history),
+            Interrupts() as interrupts,
+            _rescuing(lambda: call.rescue(), interrupts, callbacks),
+        ):
             compiled = compiled_for(loss, optimisers, model)
-            callbacks.attach(compiled, optimisers, model, request.total)
+            callbacks.attach(compiled.captured, optimisers, model, request.total)
             if checkpoint:
                 call = checkpoint.call(compiled, optimisers, data, history, callbacks)
             history.timing.lap("compiling")
@@ -155,9 +160,6 @@ def train(
             with _stoppable(history), display.aside():
                 callbacks.finish()
             call.finish()
-    except BaseException as error:
-        error.history = history  # type: ignore[attr-defined]
-        raise
     finally:
         display.finish()
         history.timing.lap("callbacks")
@@ -189,7 +191,7 @@ def trainstep(loss: Callable[..., Any], *arguments: Any) -> Any:
 
     Source: Flux's `trainstep!`.
     """
-    model, batch, opt = _split(arguments)
+    model, batch, opt = split("train", "data", arguments)
     try:
         history = train(loss, model, [batch], opt, progress=False)
     except NonFiniteError as error:
@@ -218,7 +220,7 @@ class _Steps:
         self.history.timing.lap("data")
         if signature is None:
             return
-        with _at_batch(0, signature), self.interrupts.held_back():
+        with at_batch(0, signature), self.interrupts.held_back():
             self.compiled.runner(signature, self._feed.is_same)
         self.history.timing.lap("compiling")
         if message := self.call.begin(self._feed):
@@ -237,7 +239,7 @@ class _Steps:
         request = dataclasses.replace(self.request, most=min(self.request.most, feed.most))
         while not self.call.is_over and (signature := feed.peek()) is not None:
             timing.lap("data")
-            with _at_batch(done, signature), self.interrupts.held_back():
+            with at_batch(done, signature), self.interrupts.held_back():
                 runner = self.compiled.runner(signature, feed.is_same)
                 plan = runner.plan(request, done)
             timing.lap("compiling")
@@ -259,7 +261,7 @@ class _Steps:
             self.interrupts.release()
 
     def _next(self, outcomes: Iterator[Outcome], done: int, signature: Signature) -> Outcome | None:
-        with _at_batch(done, signature):
+        with at_batch(done, signature):
             outcome = next(outcomes, None)
             if outcome is None or outcome.is_made:
                 return outcome
@@ -277,12 +279,12 @@ class _Steps:
 
 
 @contextlib.contextmanager
-def _at_batch(position: int, signature: Signature) -> Iterator[None]:
-    """Where errors tell the batch."""
+def _with_history(history: History) -> Iterator[None]:
+    """Where errors take along the steps that were made."""
     try:
         yield
-    except Exception as error:
-        locate(error, f"batch {position} ({signature})")
+    except BaseException as error:
+        error.history = history  # type: ignore[attr-defined]
         raise
 
 
@@ -360,26 +362,24 @@ def _stoppable(history: History) -> Iterator[None]:
             this.stopped = True
 
 
-def _split(arguments: tuple[Any, ...]) -> tuple[Any, Any, Any]:
-    """The model, or None, the data and the optimiser."""
+def split(caller: str, second: str, arguments: tuple[Any, ...]) -> tuple[Any, Any, Any]:
+    """The model, or None, what is trained on, and the optimiser, or several."""
     if len(arguments) not in (2, 3):
         raise TypeError(
-            "train takes (loss, data, opt) or (loss, model, data, opt), got "
+            f"{caller} takes (loss, {second}, opt) or (loss, model, {second}, opt), got "
             f"{len(arguments) + 1} arguments."
         )
     model, data, opt = (None, *arguments)[-3:]
+    for optimiser in listed(opt):
+        if not isinstance(optimiser, keras.optimizers.Optimizer):
+            raise TypeError(
+                f"{caller} expects an optimiser, such as ADAM(), as its last argument, got "
+                f"{type(optimiser).__name__}."
+            )
+    if not listed(opt):
+        raise ValueError(f"{caller} got no optimiser.")
     return model, data, opt
 
 
-def _arguments(arguments: tuple[Any, ...]) -> tuple[Any, Any, list[Optimiser]]:
-    model, data, opt = _split(arguments)
-    optimisers = list(opt) if isinstance(opt, list | tuple) else [opt]
-    for optimiser in optimisers:
-        if not isinstance(optimiser, keras.optimizers.Optimizer):
-            raise TypeError(
-                f"train expects an optimiser, such as ADAM(), as its last argument, got "
-                f"{type(optimiser).__name__}."
-            )
-    if not optimisers:
-        raise ValueError("train got no optimiser.")
-    return model, data, optimisers
+def listed(opt: Any) -> list[Any]:
+    return list(opt) if isinstance(opt, list | tuple) else [opt]

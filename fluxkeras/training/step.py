@@ -29,6 +29,7 @@ class Step:
     Attributes:
         gradient: of a batch's tensors; returns the loss, what came besides, and the gradients.
         update: of the gradients.
+        written: the variables that the forward pass may write.
         variables: all those that a step reads or writes.
     """
 
@@ -52,7 +53,7 @@ class Step:
             raise undressed(error) from None
         for optimiser, unread in self._unread:
             _warn_of_unread(optimiser, unread)
-        self._written = written(self.gradient)
+        self.written = written(self.gradient)
         found = {id(v.handle): v for v in (*self.gradient.variables, *self.update.variables)}
         self.variables = list(found.values())
 
@@ -64,7 +65,7 @@ class Step:
 
     def guarded(self, *tensors: Any, xla: bool = False) -> tuple[tf.Tensor, Any, tf.Tensor]:
         """A step that changes no variable unless the loss and the gradients are finite."""
-        before = [tf.identity(v) for v in self._written]
+        before = [tf.identity(v) for v in self.written]
         loss, aux, gradients = self.gradient(*tensors)
 
         def update() -> tf.Tensor:
@@ -72,7 +73,7 @@ class Step:
             return tf.constant(True)
 
         def restore() -> tf.Tensor:
-            for variable, value in zip(self._written, before, strict=True):
+            for variable, value in zip(self.written, before, strict=True):
                 variable.assign(value)
             return tf.constant(False)
 
@@ -229,7 +230,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.parameters: list[Variable] | None = None
-        self.compiled: OrderedDict[Any, tuple[Any, Any]] = OrderedDict()  # see `cache`
+        self.compiled: OrderedDict[Any, Any] = OrderedDict()  # see `cache`
         self.runs: dict[Any, Any] = {}  # see `checkpoint`
 
 

@@ -5,7 +5,6 @@ import copy
 import itertools
 import math
 import os
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -14,15 +13,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fluxkeras.checks import NonFiniteError, locate
+from fluxkeras.checks import NonFiniteError, at_batch
 from fluxkeras.data import DataLoader, repeated
-from fluxkeras.parameters import Variable, raw
 from fluxkeras.rule_state import adjust
 from fluxkeras.training.cache import compiled_for
 from fluxkeras.training.callbacks import State
 from fluxkeras.training.feed import feed_of
 from fluxkeras.training.history import History
-from fluxkeras.training.loop import train
+from fluxkeras.training.keeping import assign, random_state, set_random_state, values_of
+from fluxkeras.training.loop import listed, split, train
 from fluxkeras.training.plotting import plot_sweep
 from fluxkeras.training.step import Optimiser
 
@@ -145,7 +144,7 @@ def lr_find(
 
     Source: Leslie N. Smith, "Cyclical Learning Rates for Training Neural Networks", 2017.
     """
-    model, data, opt = _split("lr_find", "data", arguments)
+    model, data, opt = split("lr_find", "data", arguments)
     if isinstance(opt, list | tuple):
         raise TypeError(f"lr_find takes one optimiser, got {len(opt)}.")
     if not isinstance(data, Iterable | keras.utils.PyDataset):
@@ -223,45 +222,45 @@ def overfit(
 
     Source: Andrej Karpathy, "A Recipe for Training Neural Networks", 2019.
     """
-    model, batch, opt = _split("overfit", "batch", arguments)
+    model, batch, opt = split("overfit", "batch", arguments)
     if not isinstance(steps, int | np.integer) or steps < 1:
         raise ValueError(f"overfit expects steps, a whole number from 1, got {steps!r}.")
     goal = tolerance
 
     def check(state: State) -> None:
         nonlocal goal
-        if goal is None:
-            goal = _default_goal(state.loss)
-        if state.loss < goal:
-            raise _Learnt
+        if goal is None and state.loss > 0:
+            goal = LEARNT * state.loss
+        if goal is None or state.loss < goal:
+            raise _Ended
 
     data = repeated(batch, steps)
     with contextlib.ExitStack() as stack:
         if restore:
             stack.enter_context(_generators_left_alone(data))
-            opt = stack.enter_context(_on_trial(loss, model, data, _listed(opt)))
+            opt = stack.enter_context(_on_trial(loss, model, data, listed(opt)))
         try:
             history = train(loss, model, data, opt, cb=check, progress=False)
-        except _Learnt as learnt:
-            return learnt.history
+        except _Ended as ended:
+            if goal is not None:
+                return ended.history
+            raise ValueError(_no_goal(ended.history.losses[0])) from None
     error = ValueError(_why_not(history.losses, goal))
     error.history = history  # type: ignore[attr-defined]
     raise error
 
 
-class _Learnt(Exception):
+class _Ended(Exception):
     """Ends the training of `overfit`; `train` gives it its history."""
 
     history: History
 
 
-def _default_goal(first: float) -> float:
-    if first <= 0:
-        raise ValueError(
-            f"overfit expects a tolerance, since the first loss is {first:.4g}, of which a "
-            "hundredth means nothing: overfit(loss, batch, opt, tolerance=…)."
-        )
-    return LEARNT * first
+def _no_goal(first: float) -> str:
+    return (
+        f"overfit expects a tolerance, since the first loss is {first:.4g}, of which a hundredth "
+        "means nothing: overfit(loss, batch, opt, tolerance=…)."
+    )
 
 
 def _why_not(losses: np.ndarray, goal: Any) -> str:
@@ -321,24 +320,15 @@ def _on_trial(
     compiled = compiled_for(loss, trial, model)
     feed = feed_of(data)
     signature: Any = feed.peek()  # there is a batch
-    try:
+    with at_batch(0, signature):
         # Tracing tells which variables a step reads, or makes.
         compiled.runner(signature, feed.is_same)
-    except Exception as error:
-        locate(error, f"batch 0 ({signature})")
-        raise
-    with _put_back(compiled.variables):
-        yield trial
-
-
-@contextlib.contextmanager
-def _put_back(variables: Iterable[Variable]) -> Iterator[None]:
-    values = [(raw(v), tf.identity(raw(v))) for v in variables]
+    variables = compiled.variables
+    before = values_of(variables)
     try:
-        yield
+        yield trial
     finally:
-        for variable, value in values:
-            variable.assign(value)
+        assign(variables, before)
 
 
 @contextlib.contextmanager
@@ -346,12 +336,11 @@ def _generators_left_alone(data: Any) -> Iterator[None]:
     """What it draws from the generators of Python, NumPy and the data is drawn again later."""
     own = getattr(data, "rng", None) if isinstance(data, DataLoader) else None
     of_data = own and own.bit_generator.state
-    of_python, of_numpy = random.getstate(), np.random.get_state()
+    of_all = random_state()
     try:
         yield
     finally:
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
+        set_random_state(of_all)
         if own:
             own.bit_generator.state = of_data
 
@@ -384,24 +373,3 @@ def _diverges(losses: list[float]) -> bool:
     means = np.convolve(losses, np.full(RECENT, 1 / RECENT), "valid")
     scale = max(abs(losses[0]), abs(means.min()))
     return bool(means[-1] > means.min() + DIVERGED * scale)
-
-
-def _split(caller: str, second: str, arguments: tuple[Any, ...]) -> tuple[Any, Any, Any]:
-    """The model, or None, the data and the optimiser."""
-    if len(arguments) not in (2, 3):
-        raise TypeError(
-            f"{caller} takes (loss, {second}, opt) or (loss, model, {second}, opt), got "
-            f"{len(arguments) + 1} arguments."
-        )
-    model, data, opt = (None, *arguments)[-3:]
-    for optimiser in _listed(opt):
-        if not isinstance(optimiser, keras.optimizers.Optimizer):
-            raise TypeError(
-                f"{caller} expects an optimiser, such as ADAM(), as its last argument, got "
-                f"{type(optimiser).__name__}."
-            )
-    return model, data, opt
-
-
-def _listed(opt: Any) -> list[Any]:
-    return list(opt) if isinstance(opt, list | tuple) else [opt]
