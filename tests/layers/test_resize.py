@@ -174,7 +174,6 @@ def test_shapes_are_those_of_flux(layer, shape, expected):
         (Upsample("bilinear", size=[7, 3]), lambda x: upsample_bilinear(x, size=(7, 3))),
         (PixelShuffle(2), lambda x: pixel_shuffle(x, 2)),
     ],
-    ids=str,
 )
 def test_layers_are_their_functions_and_save(layer, function, tmp_path):
     x = rng.normal(size=(2, 4, 3, 4)).astype("float32")

@@ -33,7 +33,7 @@ TENSOR = tf.constant([1.0])
         1, 2.5, float("nan"), "a", None, True, np.float32(3), [1, [2]], {"a": (1, 2)}, {1, 2},
         np.arange(3), MODEL, VARIABLE, TENSOR, tf.nn.relu, mse, keras.layers.Dense,
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "__name__", repr(value)),
 )  # fmt: skip
 def test_a_function_made_again_over_the_same_value_is_the_same(value):
     assert fingerprint(closure(value)) == fingerprint(closure(value))
@@ -50,7 +50,7 @@ def test_a_function_made_again_over_the_same_value_is_the_same(value):
         (param(1.0), param(1.0)), (tf.constant(1.0), tf.constant(1.0)), (relu, tanh),
         (Chain(Dense(2, 1)), Chain(Dense(2, 1))),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "__name__", repr(value)),
 )  # fmt: skip
 def test_a_function_over_another_value_is_another(one, other):
     assert fingerprint(closure(one)) != fingerprint(closure(other))
