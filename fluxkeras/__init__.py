@@ -27,7 +27,8 @@ from fluxkeras.checks import *
 from fluxkeras.activations import *
 from fluxkeras.initialisers import *
 from fluxkeras.parameters import *
-from fluxkeras.losses import *
+from fluxkeras.layer_losses import *
+from fluxkeras.basic_losses import *
 from fluxkeras.class_losses import *
 from fluxkeras.margin_losses import *
 from fluxkeras.keras_losses import *

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from fluxkeras.activations import float_tensor, logsoftmax
 from fluxkeras.checks import ShapeError
-from fluxkeras.losses import crossentropy
+from fluxkeras.basic_losses import crossentropy
 from fluxkeras.pairs import Aggregate, Axes, Tensor, epsilon, paired
 
 __all__ = [

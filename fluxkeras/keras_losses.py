@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from fluxkeras.class_losses import binary_focal_loss, focal_loss, kldivergence
-from fluxkeras.losses import (
+from fluxkeras.basic_losses import (
     binarycrossentropy,
     crossentropy,
     huber_loss,

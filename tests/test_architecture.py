@@ -17,7 +17,7 @@ ROWS = [
     ["observations"],
     ["activations", "hyper_parameters", "initialisers", "parameters"],
     ["gradients", "pairs", "model_state", "onehot_arrays", "optimisers", "data"],
-    ["losses", "margin_losses"],
+    ["basic_losses", "margin_losses", "layer_losses"],
     ["class_losses", "conversions", "adaptive_rules", "adam_rules", "rule_chain", "rule_state"],
     ["keras_losses", "training.plotting"],
     [

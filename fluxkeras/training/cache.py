@@ -125,7 +125,7 @@ class Compiled:
             warn(
                 f"the objective leaves out the losses of these layers: {', '.join(names)}. They "
                 "come of a regularizer or of add_loss, and train nothing unless the objective "
-                "adds them to what it returns: + sum(model.losses)."
+                "adds them to what it returns: + losses(model)."
             )
 
 

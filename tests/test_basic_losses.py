@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fluxkeras import losses
+from fluxkeras import basic_losses
 from fluxkeras.checks import ShapeError
-from fluxkeras.losses import (
+from fluxkeras.basic_losses import (
     binarycrossentropy,
     crossentropy,
     huber_loss,
@@ -60,7 +60,7 @@ def case(name):
     positive = ("crossentropy", "binarycrossentropy", "msle", "poisson_loss")
     ŷ = PROBABILITIES if name in positive else LOGITS
     y = LABELS + 0.5 if name == "msle" else LABELS
-    return getattr(losses, name), ELEMENTWISE[name], ŷ, y
+    return getattr(basic_losses, name), ELEMENTWISE[name], ŷ, y
 
 
 def gradient(function, x):
@@ -72,7 +72,7 @@ def gradient(function, x):
 
 
 def test_the_table_names_every_public_loss():
-    assert sorted(ELEMENTWISE) == sorted(losses.__all__)
+    assert sorted(ELEMENTWISE) == sorted(basic_losses.__all__)
 
 
 @pytest.mark.parametrize(
