@@ -6,8 +6,8 @@ from typing import Any
 import tensorflow as tf
 
 from fluxkeras.activations import float_tensor, logsoftmax
-from fluxkeras.checks import ShapeError
 from fluxkeras.basic_losses import crossentropy
+from fluxkeras.checks import ShapeError
 from fluxkeras.pairs import Aggregate, Axes, Tensor, epsilon, paired
 
 __all__ = [

@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from fluxkeras.class_losses import binary_focal_loss, focal_loss, kldivergence
 from fluxkeras.basic_losses import (
     binarycrossentropy,
     crossentropy,
@@ -20,6 +19,7 @@ from fluxkeras.basic_losses import (
     msle,
     poisson_loss,
 )
+from fluxkeras.class_losses import binary_focal_loss, focal_loss, kldivergence
 from fluxkeras.margin_losses import (
     dice_coeff_loss,
     hinge_loss,

@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 
 from fluxkeras import basic_losses
-from fluxkeras.checks import ShapeError
 from fluxkeras.basic_losses import (
     binarycrossentropy,
     crossentropy,
@@ -18,6 +17,7 @@ from fluxkeras.basic_losses import (
     mae,
     mse,
 )
+from fluxkeras.checks import ShapeError
 
 EPSILON = {"float16": 2**-10, "bfloat16": 2**-7, "float32": 2**-23, "float64": 2**-52}
 EPS = EPSILON["float64"]

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from single_step import model_and_loss, run
 
-from fluxkeras import ADAM, SGD, ShapeError, mse, param, params, repeated
+from fluxkeras import ADAM, SGD, ShapeError, losses, mse, param, params, repeated
 from fluxkeras.training.cache import MOST_KEPT, MOST_LENGTHS, MOST_SHAPES, compiled_for
 from fluxkeras.training.feed import feed_of
 from fluxkeras.training.step import memory_of
@@ -321,6 +321,7 @@ def penalised(trainable=True):
 @pytest.mark.parametrize(
     "loss",
     [
+        lambda model, x, y: mse(model(x), y) + losses(model),
         lambda model, x, y: mse(model(x), y) + sum(model.losses),
         lambda model, x, y: mse(model(x), y) + sum(model.get_layer("fined").losses),
         lambda model, x, y: model.compute_loss(x, y, model(x)),
@@ -338,7 +339,7 @@ def test_losses_that_the_objective_leaves_out_are_told_of_once():
     model, opt = penalised(), SGD(0.1)
     message = (
         r"leaves out the losses of these layers: fined, active\. They come of a regularizer or "
-        r"of add_loss, and train nothing unless .* returns: \+ sum\(model\.losses\)\.$"
+        r"of add_loss, and train nothing unless .* returns: \+ losses\(model\)\.$"
     )
 
     def loss(x, y):
