@@ -1,4 +1,4 @@
-"""What is done to an optimiser between steps: setup, update, adjust; freeze and thaw."""
+"""What is done to an optimiser between steps: setup, update, adjust, flush; freeze and thaw."""
 
 import numbers
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ from fluxkeras.checks import warn
 from fluxkeras.hyper_parameters import hyper_parameters
 from fluxkeras.optimisers import Rule, checked_rate
 from fluxkeras.parameters import KerasVariable, Variable, listed, params
+from fluxkeras.rule_chain import AccumGrad, OptimiserChain
 
-__all__ = ["adjust", "freeze", "setup", "thaw", "update"]
+__all__ = ["adjust", "flush", "freeze", "setup", "thaw", "update"]
 
 
 def setup(rule: keras.optimizers.Optimizer, model: Any) -> keras.optimizers.Optimizer:
@@ -176,6 +177,46 @@ def _takes(part: Any, name: str, value: Any) -> bool:
     else:
         checked_rate(type(part).__name__, value)
     return True
+
+
+def flush(opt: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Make the step of the gradients that an `AccumGrad` has collected so far, of their mean.
+
+    `Σ gradients / k`, of the `k < n` since its last step; none, if there are none. At the end of
+    data, so that the last ones count in this epoch, and as much as the others.
+
+    Args:
+        opt: a chain that begins with `AccumGrad(n)`.
+
+    Returns:
+        `opt`, which goes on collecting `n` from the start.
+
+    Raises:
+        TypeError: `opt` is no such chain. Keras's `gradient_accumulation_steps` has no way to end.
+
+    Example:
+        >>> x = param([1.0])
+        >>> opt = OptimiserChain(AccumGrad(4), Descent(0.5))
+        >>> history = train(lambda c: tf.reduce_sum(c * x), [0.1, 0.3], opt, progress=False)
+        >>> print(x.numpy())
+        [1.]
+        >>> opt = flush(opt)  # x -= 0.5 * (0.1 + 0.3) / 2
+        >>> print(x.numpy())
+        [0.9]
+    """
+    first = opt.parts()[0] if isinstance(opt, OptimiserChain) and opt.parts() else opt
+    if not isinstance(first, AccumGrad):
+        raise TypeError(
+            f"flush expects a chain that begins with AccumGrad, got {opt!r}. Write "
+            "OptimiserChain(AccumGrad(4), Adam(0.001))."
+        )
+    if collected := int(first.iterations) % first.n:
+        (sums,) = first.state
+        for total in sums:
+            total.assign(total * (first.n / collected))
+        first.iterations.assign_add(first.n - collected - 1)
+        opt.apply([tf.zeros_like(total) for total in sums])
+    return opt
 
 
 def freeze(*what: Any) -> None:

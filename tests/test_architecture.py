@@ -18,8 +18,8 @@ ROWS = [
     ["activations", "hyper_parameters", "initialisers", "parameters"],
     ["gradients", "pairs", "model_state", "onehot_arrays", "optimisers", "data"],
     ["basic_losses", "margin_losses", "layer_losses"],
-    ["class_losses", "conversions", "adaptive_rules", "adam_rules", "rule_chain", "rule_state"],
-    ["keras_losses", "training.plotting"],
+    ["class_losses", "conversions", "adaptive_rules", "adam_rules", "rule_chain"],
+    ["keras_losses", "rule_state", "training.plotting"],
     [
         "layers.printing",
         "training.callbacks",

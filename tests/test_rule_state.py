@@ -13,6 +13,7 @@ from fluxkeras import (
     Adam,
     AdamW,
     Chain,
+    ClipGrad,
     ClipNorm,
     Dense,
     Descent,
@@ -22,6 +23,7 @@ from fluxkeras import (
     Rprop,
     WeightDecay,
     adjust,
+    flush,
     freeze,
     param,
     params,
@@ -345,3 +347,52 @@ def test_what_cannot_be_frozen_is_refused_and_nothing_changed(function):
         function(layer, Adam())
 
     assert (layer.kernel.trainable, layer.bias.trainable) == (False, True)
+
+
+# flush
+
+
+@pytest.mark.parametrize("form", ["single", "graph", "xla"])
+@pytest.mark.parametrize("count", range(1, 9))
+def test_flush_makes_the_step_of_the_mean_of_what_is_left(form, count):
+    """As Adam does with the means of each four gradients, and of the rest."""
+    gradients = np.random.default_rng(count).normal(size=(2, count, 3)).astype("float32")
+    x = param(np.ones(3))
+    opt = OptimiserChain(AccumGrad(4), ClipGrad(0.5), Adam(0.125))
+
+    for epoch in gradients:
+        options = {"form": form, "chunk": 3, "progress": False}
+        train(lambda g: tf.reduce_sum(g * x), list(epoch), opt, **options)
+        assert flush(opt) is opt
+
+    parts = [epoch[i : i + 4] for epoch in gradients for i in range(0, count, 4)]
+    means = np.clip([part.mean(axis=0) for part in parts], -0.5, 0.5)
+    np.testing.assert_allclose(x, flux.adam(np.ones(3), means, 0.125), rtol=1e-5, atol=1e-6)
+    assert [int(rule.iterations) for rule in opt.rules[1:]] == [len(parts)] * 2
+
+
+def test_flush_does_nothing_where_nothing_is_left():
+    x = tf.Variable([1.0])
+    opt = OptimiserChain(AccumGrad(2), Descent(0.5))
+
+    flush(opt)
+    opt.apply([tf.constant([1.0])], [x])
+    opt.apply([tf.constant([1.0])], [x])
+    flush(flush(opt))
+
+    assert (float(x[0]), int(opt.iterations)) == (0.5, 2)
+
+
+@pytest.mark.parametrize(
+    "opt",
+    [
+        Adam(),
+        OptimiserChain(),
+        OptimiserChain(ClipGrad(1.0), AccumGrad(2)),
+        keras.optimizers.SGD(gradient_accumulation_steps=2),
+        "Adam",
+    ],
+)
+def test_flush_refuses_what_does_not_begin_with_accumulation(opt):
+    with pytest.raises(TypeError, match=r"^flush expects a chain that begins with AccumGrad, got "):
+        flush(opt)
