@@ -39,7 +39,7 @@ from fluxkeras import (
 )
 
 CODE = 32
-EPOCHS, BOUND = (3, 2) if "--quick" in sys.argv else (20, 4)
+EPOCHS, BOUND = (2, 2) if "--quick" in sys.argv else (20, 4)
 
 keras.utils.set_random_seed(0)
 
