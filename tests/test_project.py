@@ -2,6 +2,7 @@
 
 import configparser
 import re
+import sys
 from pathlib import Path
 
 import fluxkeras
@@ -38,3 +39,30 @@ def test_the_changelog_tells_of_this_version():
     changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
 
     assert "## Unreleased" in changelog or f"## {fluxkeras.__version__}" in changelog
+
+
+def test_the_reference_has_every_public_name_once():
+    pages = [path.read_text("utf-8") for path in (ROOT / "docs" / "reference").glob("*.md")]
+    shown = re.findall(r"^::: (\S+)$", "\n".join(pages), re.MULTILINE)
+
+    names = [name for module in shown for name in sys.modules[module].__all__]
+
+    assert sorted(names) == sorted(fluxkeras.__all__)
+
+
+def test_the_site_leads_to_every_page_of_the_documentation():
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
+
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+
+    assert set(re.findall(r": (\S+\.md)$", navigation, re.MULTILINE)) == pages
+
+
+def test_the_site_is_built_with_what_the_extra_installs():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    tox = configparser.ConfigParser()
+    tox.read(ROOT / "tox.ini")
+
+    extra = setup["options.extras_require"]["docs"].split()
+    assert tox["testenv:docs"]["deps"].split() == extra
