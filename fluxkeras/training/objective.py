@@ -67,7 +67,7 @@ class Objective(keras.Layer):
         self, structure: Any, tensors: Any, training: bool = True
     ) -> tuple[tf.Tensor, Any]:
         """The loss of a batch, and what the function returned besides (None if nothing)."""
-        return _loss_and_aux(self.outputs(structure, tensors, training))
+        return loss_and_aux(self.outputs(structure, tensors, training))
 
     def outputs(self, structure: Any, tensors: Any, training: bool) -> Any:
         """What the function returns for a batch."""
@@ -90,7 +90,8 @@ class Objective(keras.Layer):
             ) from None
 
 
-def _loss_and_aux(result: Any) -> tuple[tf.Tensor, Any]:
+def loss_and_aux(result: Any) -> tuple[tf.Tensor, Any]:
+    """The loss in what an objective returned, and what it returned besides (None if nothing)."""
     loss, aux = result, None
     if isinstance(result, tuple) and len(result) > 1:
         loss, aux = result[0], result[1] if len(result) == 2 else result[1:]
