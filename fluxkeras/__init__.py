@@ -44,6 +44,7 @@ from fluxkeras.array_utilities import *
 from fluxkeras.tensor_utilities import *
 from fluxkeras.audio import *
 from fluxkeras.observations import *
+from fluxkeras.views import *
 from fluxkeras.data import *
 from fluxkeras.triggers import *
 from fluxkeras.layers.core import *

@@ -25,6 +25,7 @@ ROWS = [
         "optimisers",
         "pairs",
         "tensor_utilities",
+        "views",
     ],
     ["losses", "margin_losses"],
     ["class_losses", "conversions", "adaptive_rules", "adam_rules", "rule_chain", "rule_state"],
@@ -73,7 +74,7 @@ ROWS = [
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 WITHOUT_TENSORFLOW = [
-    "checks", "nested", "observations", "data", "triggers",
+    "checks", "nested", "observations", "data", "triggers", "views",
     "training.callbacks", "training.interrupts", "training.plotting",
     "training.progress", "training.rounds", "training.tuner",
 ]  # fmt: skip
