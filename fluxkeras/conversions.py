@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from fluxkeras.model_state import loadmodel, tree_of
 from fluxkeras.nested import map_parts, parts_of
-from fluxkeras.parameters import KerasVariable, Variable, listed, params, raw
+from fluxkeras.parameters import KerasVariable, Variable, computing, listed, params, raw
 
 __all__ = ["bf16", "cpu", "f16", "f32", "f64", "get_device", "gpu"]
 
@@ -234,7 +234,7 @@ def _variable(variable: Any, dtype: str) -> Any:
     value = tf.cast(value, dtype)
     if isinstance(variable, KerasVariable):
         options = {"trainable": variable.trainable, "name": variable.name}
-        return keras.Variable(value, dtype=dtype, **options)
+        return computing(keras.Variable(value, dtype=dtype, **options))
     return tf.Variable(value, trainable=variable.trainable)
 
 

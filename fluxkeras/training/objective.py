@@ -126,12 +126,20 @@ def converting(objective: Objective, trace: Callable[[], Traced]) -> Traced:
     """What `trace` returns, which calls the objective; if need be, with its control flow converted.
 
     Raises:
-        TypeError: the control flow cannot be converted.
+        TypeError: the control flow cannot be converted, or NumPy computes with tensors.
     """
     try:
         return trace()
     except TypeError as error:
         first = undressed(error)
+    except NotImplementedError as error:
+        if "numpy" not in str(error).lower():
+            raise
+        raise TypeError(
+            "the objective computes with NumPy what has no value while it is compiled, and through "
+            "which there would be no gradient. Use TensorFlow or Keras: tf.matmul(x, W), not "
+            "np.matmul(x, W); tf.exp(W), not np.exp(W)."
+        ).with_traceback(undressed(error).__traceback__) from None
     # It may be a Python `if` or `for` over tensors, which AutoGraph can convert.
     objective.is_converted = True
     try:
