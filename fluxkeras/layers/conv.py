@@ -60,7 +60,7 @@ def correlate_each(x: Tensor, kernel: Tensor, stride: Numbers, dilation: Numbers
     return keras.ops.depthwise_conv(x, kernel, stride, "valid", "channels_last", dilation)
 
 
-def scatter(x: Tensor, kernel: Tensor, stride: Numbers) -> Tensor:
+def correlate_back(x: Tensor, kernel: Tensor, stride: Numbers) -> Tensor:
     """The adjoint of `correlate`: each number of `x` times the kernel, summed where they overlap.
 
     The channels of the kernel are `(out, in)`. TensorFlow takes no dilation here on a CPU.
@@ -539,7 +539,7 @@ class ConvTranspose(Conv):
         moves = zip(edges, self.reach, self.stride, strict=True)
         expect_room(self, x, [(s - r - sum(e)) // s + 1 for e, r, s in moves])
         kernel = spread(tf.reverse(kernel, range(self.axes)), self.dilation)
-        y = in_groups(lambda x, w: scatter(x, w, self.stride), x, kernel, self.groups)
+        y = in_groups(lambda x, w: correlate_back(x, w, self.stride), x, kernel, self.groups)
         return framed(y, tuple(n for edge in edges for n in edge))
 
     def same(self, pad: SamePad) -> Numbers:

@@ -1,6 +1,7 @@
 """Windows of images laid out in rows, and such rows put together again."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -140,10 +141,8 @@ def _unfolded(
         )
     size = _window(owner, kernel_size, axes, x.shape[-1])
     pad = paddings(owner, pad, axes)
-    stride, dilation = (
-        per_axis(owner, "stride", stride, axes),
-        per_axis(owner, "dilation", dilation, axes),
-    )
+    stride = per_axis(owner, "stride", stride, axes)
+    dilation = per_axis(owner, "dilation", dilation, axes)
     reach = [d * (k - 1) + 1 for k, d in zip(size, dilation, strict=True)]
     expect_images(owner, x, axes)
     expect_room(owner, x, [r - sum(p) for r, p in zip(reach, pairs(pad), strict=True)])
@@ -159,7 +158,7 @@ def _unfolded(
         ]
         parts.append(x[(slice(None), *slices)])
     windows = tf.stack(parts if flipped else parts[::-1], -2)
-    return tf.reshape(windows, (batch, _product(counts), len(parts) * channels))
+    return tf.reshape(windows, (batch, math.prod(counts), len(parts) * channels))
 
 
 def _window(owner: str, given: Any, axes: int, channels: int | None) -> Numbers:
@@ -176,10 +175,3 @@ def _window(owner: str, given: Any, axes: int, channels: int | None) -> Numbers:
             f"{numbers} has, got {channels}."
         )
     return numbers[:axes]
-
-
-def _product(numbers: Sequence[Any]) -> Any:
-    product = 1
-    for number in numbers:
-        product = product * number
-    return product
