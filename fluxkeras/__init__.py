@@ -42,7 +42,10 @@ from fluxkeras.model_state import *
 from fluxkeras.conversions import *
 from fluxkeras.onehot_arrays import *
 from fluxkeras.array_utilities import *
+from fluxkeras.tensor_utilities import *
+from fluxkeras.audio import *
 from fluxkeras.observations import *
+from fluxkeras.views import *
 from fluxkeras.data import *
 from fluxkeras.triggers import *
 from fluxkeras.layers.core import *
@@ -54,6 +57,8 @@ from fluxkeras.layers.conv import *
 from fluxkeras.layers.pooling import *
 from fluxkeras.layers.padding import *
 from fluxkeras.layers.resize import *
+from fluxkeras.layers.patches import *
+from fluxkeras.layers.sampling import *
 from fluxkeras.layers.dropout import *
 from fluxkeras.layers.normalise import *
 from fluxkeras.layers.weight_norm import *

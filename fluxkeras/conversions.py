@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from fluxkeras.model_state import loadmodel, tree_of
 from fluxkeras.nested import map_parts, parts_of
-from fluxkeras.parameters import KerasVariable, Variable, listed, params, raw
+from fluxkeras.parameters import KerasVariable, Variable, computing, listed, params, raw
 
-__all__ = ["cpu", "f16", "f32", "f64", "get_device", "gpu"]
+__all__ = ["bf16", "cpu", "f16", "f32", "f64", "get_device", "gpu"]
 
 # Their statistics are kept in float32, with which they also compute.
 NORMALISATIONS = {
@@ -22,6 +22,7 @@ NORMALISATIONS = {
     "GroupNormalization",
     "InstanceNorm",
 }
+SHORT = {"float16": "f16", "bfloat16": "bf16", "float32": "f32", "float64": "f64"}
 
 
 def f16(model: Any) -> Any:
@@ -47,6 +48,29 @@ def f16(model: Any) -> Any:
     Source: Flux's `f16`.
     """
     return _converted(model, "float16")
+
+
+def bf16(model: Any) -> Any:
+    """A copy of a model, or of arrays, in bfloat16: the range of float32, with 8 bits of precision.
+
+    The parameters and statistics of batch, instance and group normalisations stay in float32.
+
+    Args:
+        model: see `f16`.
+
+    Returns:
+        The same with other dtypes.
+
+    Raises:
+        ValueError, TypeError: see `f16`.
+
+    Example:
+        >>> bf16(Chain(Dense(2, 3)))(np.ones((1, 2))).dtype
+        tf.bfloat16
+
+    Source: Flux's `bf16`.
+    """
+    return _converted(model, "bfloat16")
 
 
 def f32(model: Any) -> Any:
@@ -159,12 +183,13 @@ def _converted(model: Any, dtype: str) -> Any:
         if isinstance(part, Variable):
             return _variable(part, dtype)
         if isinstance(part, np.ndarray | np.generic):
-            return part.astype(dtype) if part.dtype.kind == "f" else part
+            is_float = part.dtype.kind == "f" or part.dtype == tf.bfloat16.as_numpy_dtype
+            return part.astype(tf.as_dtype(dtype).as_numpy_dtype) if is_float else part
         if isinstance(part, tf.Tensor):
             return tf.cast(part, dtype) if part.dtype.is_floating else part
         if variables := parts_of(tree_of(part)):
             raise TypeError(
-                f"f{dtype[-2:]} expects Keras layers, arrays and variables, got {part!r}, which "
+                f"{SHORT[dtype]} expects Keras layers, arrays and variables, got {part!r}, which "
                 f"holds {listed(variables)}. Convert these."
             )
         return part
@@ -187,8 +212,8 @@ def _with_policy(config: Any, dtype: str, owner: str = "") -> Any:
     if not isinstance(config, dict):
         return config
     owner = config.get("class_name", owner)
-    if owner in NORMALISATIONS and dtype == "float16":
-        dtype = "mixed_float16"
+    if owner in NORMALISATIONS and dtype in ("float16", "bfloat16"):
+        dtype = f"mixed_{dtype}"
     return {k: dtype if k == "dtype" else _with_policy(v, dtype, owner) for k, v in config.items()}
 
 
@@ -209,7 +234,7 @@ def _variable(variable: Any, dtype: str) -> Any:
     value = tf.cast(value, dtype)
     if isinstance(variable, KerasVariable):
         options = {"trainable": variable.trainable, "name": variable.name}
-        return keras.Variable(value, dtype=dtype, **options)
+        return computing(keras.Variable(value, dtype=dtype, **options))
     return tf.Variable(value, trainable=variable.trainable)
 
 

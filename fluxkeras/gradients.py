@@ -46,7 +46,8 @@ def gradient(f: Function, *args: Any) -> tuple[Any, ...]:
         for whole numbers in an array.
 
     Raises:
-        ValueError: `f` returns no number.
+        ValueError: `f` returns no number, or there are variables alone, and no gradient reaches
+            any of them.
         TypeError: `f` returns what NumPy has computed, through which there is no gradient.
 
     Example:
@@ -307,9 +308,7 @@ class Arguments:
     def call(self, f: Function) -> Any:
         """What `f` returns, with layers in training mode."""
         values = self.values
-        if all(isinstance(source, tf.Variable) for source in self.sources) and not _takes(
-            f, values
-        ):
+        if self._are_variables and not _takes(f, values):
             values = []
         # Called as a layer with `training=True`, it has every layer in it do the same.
         around = Around(lambda: f(*values))
@@ -318,8 +317,18 @@ class Arguments:
         except Exception as error:
             raise undressed(error) from None
 
+    @property
+    def _are_variables(self) -> bool:
+        return all(isinstance(source, tf.Variable) for source in self.sources)
+
     def packed(self, found: list[Any]) -> tuple[Any, ...]:
         """Gradients, one for each source, in the form of the arguments."""
+        if found and all(g is None for g in found) and self._are_variables:
+            raise ValueError(
+                "no gradient reaches any parameter. Does the function read them, and compute with "
+                "operations of TensorFlow or Keras? NumPy's take the values of variables, through "
+                "which there is no gradient: write tf.exp(W), not np.exp(W)."
+            )
         dense = [tf.convert_to_tensor(g) if g is not None else None for g in found]
         return tuple(
             tf.nest.map_structure(lambda place: None if place is None else dense[place], places)

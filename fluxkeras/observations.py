@@ -88,15 +88,15 @@ def getobs(data: Any, indices: Indices = slice(None)) -> Any:
     Source: MLUtils' `getobs`, along the last axis.
     """
     data, _ = observed(data, "getobs")
-    return map_parts(lambda part: part[_sliced(indices)], data)
+    return map_parts(lambda part: part[sliced(indices)], data)
 
 
-def obsview(data: Any, indices: Indices) -> Any:
+def obsview(data: Any, indices: Indices = slice(None)) -> Any:
     """The observations at some indices; what is lazy stays so.
 
     Args:
         data: see the module.
-        indices: a slice, range or list of integers.
+        indices: a slice, range or list of integers. All of them by default.
 
     Returns:
         Data in the form of `data`. Consecutive observations are views, others copies.
@@ -114,14 +114,31 @@ def obsview(data: Any, indices: Indices) -> Any:
     data, _ = observed(data, "obsview")
 
     def viewed(part: Any) -> Any:
-        if isinstance(part, Mapped):
-            return Mapped(part.f, obsview(part.data, indices), part.batched)
-        return part[_sliced(indices)]
+        return part.view(indices) if isinstance(part, Lazy) else part[sliced(indices)]
 
     return map_parts(viewed, data)
 
 
-class Mapped:
+class Lazy:
+    """Observations that are taken out of `data` whenever they are asked for.
+
+    They have a length and indices, of which several, in a slice or list, give several at once.
+    """
+
+    data: Any
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, index: Indices) -> Any:
+        raise NotImplementedError
+
+    def view(self, indices: Indices) -> "Lazy":
+        """Those at several indices, as lazy as these."""
+        raise NotImplementedError
+
+
+class Mapped(Lazy):
     """The observations of `data`, of which `f` is computed whenever they are asked for."""
 
     def __init__(self, f: Callable[[Any], Any], data: Any, batched: str) -> None:
@@ -133,12 +150,15 @@ class Mapped:
         return self._count
 
     def __getitem__(self, index: Indices) -> Any:
-        chosen = np.arange(len(self))[_sliced(index)]
+        chosen = np.arange(len(self))[sliced(index)]
         if self.batched == "never" and chosen.ndim:
             return batch([self.f(getobs(self.data, i)) for i in chosen])
         if self.batched == "always" and not chosen.ndim:
             return getobs(self.f(getobs(self.data, chosen[np.newaxis])), 0)
         return self.f(getobs(self.data, index))
+
+    def view(self, indices: Indices) -> "Mapped":
+        return Mapped(self.f, obsview(self.data, indices), self.batched)
 
     def __repr__(self) -> str:
         name = getattr(self.f, "__name__", repr(self.f))
@@ -625,7 +645,7 @@ def observed(data: Any, name: str) -> tuple[Any, int]:
     """The data with arrays for tensors and lists, and how many observations there are."""
 
     def samples(part: Any) -> Any:
-        if isinstance(part, Mapped):
+        if isinstance(part, Lazy):
             return part
         array = np.asanyarray(part)
         if array.ndim == 0:
@@ -673,10 +693,10 @@ def _groups(name: str, labels: Any, n: int, order: np.ndarray | None = None) -> 
 
 
 def _reordered(indices: Indices, order: np.ndarray | None) -> Indices:
-    return indices if order is None else order[_sliced(indices)]
+    return indices if order is None else order[sliced(indices)]
 
 
-def _sliced(indices: Indices) -> Indices:
+def sliced(indices: Indices) -> Indices:
     """A slice for consecutive indices, which copies nothing."""
     is_slice = isinstance(indices, range) and indices.start >= 0 and indices.step == 1
     return slice(indices.start, indices.stop) if is_slice else indices

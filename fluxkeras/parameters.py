@@ -26,18 +26,30 @@ def param(value: Any, *, name: str | None = None) -> keras.Variable:
         name: what messages call it.
 
     Returns:
-        A `keras.Variable` of the shape of `value`.
+        A `keras.Variable` of the shape of `value`. Beside one of NumPy's arrays, as in `x @ W`, it
+        is the one that computes, so that gradients pass. NumPy's functions take its value only.
 
     Example:
         >>> W = param([[1.0, 2.0], [3.0, 4.0]])
         >>> (W @ [1.0, 1.0]).numpy().tolist()
         [3.0, 7.0]
+        >>> (np.ones(2) @ W).numpy().tolist()
+        [4.0, 6.0]
 
     Source: Flux 0.6's `param`.
     """
     array = np.asarray(value)
     dtype = array.dtype.name if array.dtype.kind == "c" else keras.config.floatx()
-    return keras.Variable(array.astype(dtype), dtype=dtype, name=name)
+    return computing(keras.Variable(array.astype(dtype), dtype=dtype, name=name))
+
+
+def computing(variable: keras.Variable) -> keras.Variable:
+    """The variable, to whose operators NumPy's arrays leave what is computed with both.
+
+    They would take its value, as they do of other variables of Keras, and end its gradient.
+    """
+    variable.__array_priority__ = 100  # that of TensorFlow's variables
+    return variable
 
 
 def params(*models: Any) -> list[Variable]:

@@ -1,4 +1,4 @@
-"""Chains of rules, and the rules that are their parts: decay, clipping, accumulation."""
+"""Chains of rules, in higher precision too, and their parts: decay, clipping, accumulation."""
 
 import numbers
 from collections.abc import Sequence
@@ -10,8 +10,17 @@ from keras import ops
 
 from fluxkeras.hyper_parameters import Number
 from fluxkeras.optimisers import OPTIONS, At, Rule, Step, parameters_first, registered
+from fluxkeras.parameters import key
 
-__all__ = ["AccumGrad", "ClipGrad", "ClipNorm", "OptimiserChain", "SignDecay", "WeightDecay"]
+__all__ = [
+    "AccumGrad",
+    "ClipGrad",
+    "ClipNorm",
+    "MixedPrecision",
+    "OptimiserChain",
+    "SignDecay",
+    "WeightDecay",
+]
 
 
 @registered
@@ -310,11 +319,88 @@ class OptimiserChain(Rule):
         return [repr(rule) for rule in self.rules]
 
 
+@registered
+class MixedPrecision(OptimiserChain):
+    """Rules whose steps are made in a higher precision than that of the parameters.
+
+    `x32 -= step(float32(g)); x = dtype_of_x(x32)`, with a copy `x32` of each parameter `x`
+
+    Steps that are small beside a parameter in float16 or bfloat16 add up in the copy, and would be
+    rounded away in the parameter. What else is written to a parameter, such as weights that are
+    loaded, goes over into its copy.
+
+    Args:
+        *rules: rules of fluxkeras, as in `OptimiserChain`; the parameters may come first.
+        dtype: of the copies, and of all that the rules keep.
+        **keras_options: as in `OptimiserChain`. `loss_scale_factor` keeps the small gradients of
+            float16 from vanishing.
+
+    Returns:
+        A Keras optimiser, as `OptimiserChain` does. It may contain a chain, but not be in one.
+
+    Raises:
+        TypeError, ValueError: as in `OptimiserChain`; also if `dtype` is not floating-point.
+
+    Example:
+        >>> x = keras.Variable([1.0], dtype="float16")
+        >>> rule = MixedPrecision(Descent(1e-4))
+        >>> for _ in range(10):
+        ...     rule.apply([tf.ones(1, "float16")], [x])
+        >>> print(x.numpy())  # Descent(1e-4) by itself would leave it at 1
+        [0.999]
+
+    Source: Flux 0.16's `MixedPrecision`. The float16 of Keras's policy `"mixed_float16"` is that
+    of the activations: its parameters are float32 in the first place.
+    """
+
+    @parameters_first
+    def __init__(self, *rules: Any, dtype: str = "float32", **keras_options: Any) -> None:
+        super().__init__(*rules, **keras_options)
+        if not tf.as_dtype(dtype).is_floating:
+            raise ValueError(f"MixedPrecision expects a floating-point dtype, got {dtype!r}.")
+        self.dtype = tf.as_dtype(dtype).name
+
+    def build(self, variables: list[Any]) -> None:
+        if self.built:
+            return
+        self.copies = [
+            self.add_variable(tuple(v.shape), "zeros", self.dtype, name="copy") for v in variables
+        ]
+        with tf.init_scope():
+            for copy, variable in zip(self.copies, variables, strict=True):
+                copy.assign(ops.cast(variable, self.dtype))
+        self.__dict__["of_parameter"] = dict(zip(map(key, variables), self.copies, strict=True))
+        super().build(self.copies)
+
+    def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
+        if trainable_variables is None:
+            raise ValueError("MixedPrecision expects the variables of the gradients, got none.")
+        self.build(list(trainable_variables))
+        copies = [self.of_parameter[key(v)] for v in trainable_variables]
+        for copy, variable in zip(copies, trainable_variables, strict=True):
+            value = tf.convert_to_tensor(variable)
+            is_rounded = ops.equal(_bits(ops.cast(copy, value.dtype)), _bits(value))
+            copy.assign(ops.where(is_rounded, copy, ops.cast(value, self.dtype)))
+        super().apply([g if g is None else tf.cast(g, self.dtype) for g in grads], copies)
+        for copy, variable in zip(copies, trainable_variables, strict=True):
+            variable.assign(ops.cast(copy, variable.dtype))
+
+
+def _bits(x: Any) -> Any:
+    """Floats as whole numbers: XLA may compare floats in a higher precision than theirs."""
+    return tf.bitcast(x, {2: tf.int16, 4: tf.int32, 8: tf.int64}[x.dtype.size])
+
+
 def _check_part(rule: Any, position: int) -> None:
     if not isinstance(rule, Rule):
         raise TypeError(
             f"OptimiserChain expects rules of fluxkeras, got {rule!r} at {position}. An optimiser "
             "of Keras's makes its steps by itself: write fluxkeras.Adam, not keras.optimizers.Adam."
+        )
+    if isinstance(rule, MixedPrecision):
+        raise ValueError(
+            f"OptimiserChain expects no MixedPrecision in it, got one at {position}. Write "
+            "MixedPrecision(OptimiserChain(…))."
         )
     options = [name for name in OPTIONS if getattr(rule, name)]
     if options or rule.params is not None:

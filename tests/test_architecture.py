@@ -16,7 +16,17 @@ ROWS = [
     ["array_utilities"],
     ["observations"],
     ["activations", "hyper_parameters", "initialisers", "parameters"],
-    ["gradients", "pairs", "model_state", "onehot_arrays", "optimisers", "data"],
+    [
+        "audio",
+        "data",
+        "gradients",
+        "model_state",
+        "onehot_arrays",
+        "optimisers",
+        "pairs",
+        "tensor_utilities",
+        "views",
+    ],
     ["basic_losses", "margin_losses", "layer_losses"],
     ["class_losses", "conversions", "adaptive_rules", "adam_rules", "rule_chain"],
     ["keras_losses", "rule_state", "training.plotting"],
@@ -44,6 +54,8 @@ ROWS = [
         "layers.pooling",
         "layers.padding",
         "layers.resize",
+        "layers.patches",
+        "layers.sampling",
         "layers.dropout",
         "layers.normalise",
         "layers.weight_norm",
@@ -62,7 +74,7 @@ ROWS = [
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 WITHOUT_TENSORFLOW = [
-    "checks", "nested", "observations", "data", "triggers",
+    "checks", "nested", "observations", "data", "triggers", "views",
     "training.callbacks", "training.interrupts", "training.plotting",
     "training.progress", "training.rounds", "training.tuner",
 ]  # fmt: skip

@@ -5,10 +5,25 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fluxkeras import Chain, Dense, cpu, f16, f32, f64, get_device, gpu, mse, param, softmax, σ
+from fluxkeras import (
+    Chain,
+    Dense,
+    bf16,
+    cpu,
+    f16,
+    f32,
+    f64,
+    get_device,
+    gpu,
+    mse,
+    param,
+    softmax,
+    σ,
+)
 from fluxkeras.parameters import params
 
-CONVERSIONS = {"float16": f16, "float32": f32, "float64": f64}
+CONVERSIONS = {"float16": f16, "bfloat16": bf16, "float32": f32, "float64": f64}
+NUMPY = {name: tf.as_dtype(name).as_numpy_dtype for name in CONVERSIONS}
 X = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
 
 
@@ -35,10 +50,11 @@ def test_a_model_is_copied_with_another_dtype(dtype, model):
     assert {v.dtype for v in converted.weights} == {dtype}
     assert {v.dtype for v in model.weights} == {"float32"}
     for new, old in zip(converted.weights, model.weights, strict=True):
-        np.testing.assert_array_equal(new, np.asarray(old).astype(dtype))
+        np.testing.assert_array_equal(new, np.asarray(old).astype(NUMPY[dtype]))
     y = converted(X)
     assert y.dtype == dtype
-    np.testing.assert_allclose(y, model(X), rtol=1e-2 if dtype == "float16" else 1e-5)
+    tolerance = {"float16": 1e-2, "bfloat16": 6e-2}.get(dtype, 1e-5)
+    np.testing.assert_allclose(tf.cast(y, "float32"), model(X), rtol=tolerance)
     assert keras.config.dtype_policy() == before
 
 
@@ -63,15 +79,16 @@ def test_a_copy_trains_and_saves(model, tmp_path):
     assert {v.dtype for v in again.weights} == {"float64"}
 
 
-def test_normalisations_keep_their_statistics_in_float32():
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_normalisations_keep_their_statistics_in_float32(dtype):
     m = keras.Sequential(
         [keras.Input((3,)), keras.layers.Dense(2), keras.layers.BatchNormalization()]
     )
 
-    converted = f16(m)
+    converted = CONVERSIONS[dtype](m)
 
-    assert [v.dtype for v in converted.weights] == ["float16"] * 2 + ["float32"] * 4
-    assert converted(X).dtype == "float16"
+    assert [v.dtype for v in converted.weights] == [dtype] * 2 + ["float32"] * 4
+    assert converted(X).dtype == dtype
     assert {v.dtype for v in f64(m).weights} == {"float64"}
 
 
@@ -87,7 +104,9 @@ def test_floating_point_arrays_are_converted_and_others_stay(dtype):
 
     found = CONVERSIONS[dtype](data)
 
-    assert found["x"].dtype == found["t"][0].dtype == found["s"][2].dtype == dtype
+    assert found["x"].dtype == found["s"][2].dtype == NUMPY[dtype]
+    assert found["t"][0].dtype == dtype
+    assert f32(found)["x"].dtype == "float32"
     assert isinstance(found["x"], np.ndarray) and tf.is_tensor(found["t"][0])
     assert found["t"][1] is data["t"][1] and found["i"] is data["i"]
     assert found["s"][:2] == ["a", None] and found["n"] == 1.5
@@ -116,7 +135,7 @@ class Affine:
         return "Affine()"
 
 
-@pytest.mark.parametrize("name", ["f16", "f32", "f64"])
+@pytest.mark.parametrize("name", ["f16", "bf16", "f32", "f64"])
 def test_other_objects_with_variables_are_refused(name):
     message = (
         f"{name} expects Keras layers, arrays and variables, got Affine(), which holds W (1, 1). "
@@ -124,7 +143,7 @@ def test_other_objects_with_variables_are_refused(name):
     )
 
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
-        {"f16": f16, "f32": f32, "f64": f64}[name]([Affine()])
+        {f.__name__: f for f in CONVERSIONS.values()}[name]([Affine()])
 
 
 def test_a_layer_without_variables_yet_is_refused():

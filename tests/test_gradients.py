@@ -244,3 +244,31 @@ def test_the_jacobian_by_a_number_is_a_vector():
 def test_errors_come_as_they_were_raised():
     with pytest.raises(RuntimeError, match=r"^mine$"):
         gradient(lambda x: (_ for _ in ()).throw(RuntimeError("mine")), 1.0)
+
+
+@pytest.mark.parametrize("kind", [param, tf.Variable])
+def test_gradients_pass_where_an_array_of_numpy_comes_first(kind):
+    x, w = np.arange(6.0, dtype="float32").reshape(3, 2), np.float32([[2.0], [3.0]])
+    W = kind(w)
+
+    (product,) = gradient(lambda W: tf.reduce_sum(x @ W), W)
+    (others,) = gradient(lambda: tf.reduce_sum(w * W - w / W + (w - W)), [W])
+
+    np.testing.assert_allclose(product, x.sum(0)[:, np.newaxis])
+    np.testing.assert_allclose(others[0], w + w / w**2 - 1, rtol=1e-6)
+    (scaled,) = gradient(lambda W: tf.reduce_sum(np.float32(2) * W), W)
+    np.testing.assert_array_equal(scaled, [[2], [2]])
+
+
+@pytest.mark.parametrize("of", [lambda W: W, lambda W: [W]])
+def test_parameters_that_no_gradient_reaches_are_an_error(of):
+    W = param([1.0, 2.0])
+
+    with pytest.raises(ValueError, match=r"^no gradient reaches any parameter\. Does the function"):
+        gradient(lambda W: tf.reduce_sum(np.exp(W)), of(W))
+
+
+def test_one_parameter_among_others_may_be_without_a_gradient():
+    W, v = param([1.0, 2.0]), param(3.0)
+
+    assert gradient(lambda W, v: v * 2, W, v)[0] is None

@@ -17,11 +17,13 @@ from fluxkeras import (
     ClipNorm,
     Dense,
     Descent,
+    MixedPrecision,
     Momentum,
     OptimiserChain,
     SignDecay,
     WeightDecay,
     adjust,
+    f16,
     mse,
     params,
     train,
@@ -515,3 +517,103 @@ def test_numbers_below_zero_are_refused(rule, name):
     message = f"{rule.__name__} expects a number of 0 or more as {name}, got -1. It is "
     with pytest.raises(ValueError, match=re.escape(message)):
         rule(-1)
+
+
+# --- Mixed precision ------------------------------------------------------------------------------
+
+HALF = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+
+
+@HALF
+@modes
+@pytest.mark.parametrize("make", [lambda: Momentum(1e-4), lambda: Adam(1e-4)])
+def test_steps_of_a_copy_are_those_of_float32(make, dtype, compiled):
+    x, _ = random_start()
+    x = np.asarray(tf.cast(tf.cast(x, dtype), "float64"))
+    gradients = np.ones((20, *SHAPE))
+
+    found = stepped(MixedPrecision(make()), x, gradients, compiled, dtype)
+
+    expected = stepped(make(), x, gradients)
+    assert np.any(expected != x)
+    np.testing.assert_array_equal(found, tf.cast(expected, dtype))
+
+
+@HALF
+@modes
+def test_small_steps_are_not_lost(dtype, compiled):
+    found = stepped(MixedPrecision(Descent(1e-4)), [1.0], np.ones((60, 1)), compiled, dtype)
+
+    np.testing.assert_array_equal(found, tf.cast([1 - 60e-4], dtype))
+    assert stepped(Descent(1e-4), [1.0], np.ones((60, 1)), compiled, dtype) == 1
+
+
+def test_a_chain_steps_in_float32_and_takes_variables_of_any_kind():
+    x, w = tf.Variable(tf.constant([1.0, 2.0], "float16")), keras.Variable([3.0])
+    rule = MixedPrecision([x, w], ClipNorm(1.0), Descent(0.5))
+
+    rule.build([x, w])
+
+    rule.apply([tf.constant([3.0, 4.0], "float16")], [x])
+    rule.apply([tf.constant([0.5])], [w])
+
+    np.testing.assert_allclose(x, [1 - 0.3, 2 - 0.4], rtol=1e-3)
+    np.testing.assert_allclose(w, [2.75])
+    assert {v.dtype for v in rule.copies} == {"float32"}
+    assert repr(rule) == "MixedPrecision(ClipNorm(1.0, p=2.0), Descent(0.5))"
+
+
+@modes
+def test_what_is_written_to_a_parameter_goes_over_into_its_copy(compiled):
+    x = keras.Variable([1.0, 2.0], dtype="float16")
+    rule = MixedPrecision(Descent(1e-4))
+    rule.build([x])
+
+    def apply():
+        rule.apply([tf.ones(2, "float16")], [x])
+
+    step = apply if compiled is None else tf.function(apply, jit_compile=compiled)
+    step()
+    x.assign([1.0, 5.0])
+    step()
+
+    np.testing.assert_allclose(rule.copies[0], [1 - 2e-4, 5 - 1e-4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["single", "graph", "xla"])
+def test_a_half_model_trains_saves_its_copies_and_goes_on(form, tmp_path):
+    model = f16(Chain(Dense(3, 4, "tanh"), Dense(4, 1)))
+    x = np.ones((8, 3), "float16")
+    opt = MixedPrecision(Adam(0.01))
+
+    history = train(lambda x: mse(model(x), 2 * x[:, :1]), [x] * 30, opt, form=form, progress=False)
+
+    assert history.losses[-1] < history.losses[0] / 4
+    again = MixedPrecision.from_config(opt.get_config())
+    again.build(params(model))
+    again.load_own_variables({str(i): v for i, v in enumerate(map(np.asarray, opt.variables))})
+    for copy, old in zip(again.copies, opt.copies, strict=True):
+        np.testing.assert_array_equal(copy, old)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: OptimiserChain(ClipNorm(1.0), MixedPrecision(Adam())),
+            "OptimiserChain expects no MixedPrecision in it, got one at 1. Write "
+            "MixedPrecision(OptimiserChain(…)).",
+        ),
+        (
+            lambda: MixedPrecision(Adam(), dtype="int32"),
+            "MixedPrecision expects a floating-point dtype, got 'int32'.",
+        ),
+        (
+            lambda: MixedPrecision(Adam()).apply([tf.ones(1)]),
+            "MixedPrecision expects the variables of the gradients, got none.",
+        ),
+    ],
+)
+def test_mixed_precision_refuses_what_does_not_fit(make, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        make()

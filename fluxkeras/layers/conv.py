@@ -27,7 +27,16 @@ from fluxkeras.layers.windows import (
     sizes,
 )
 
-__all__ = ["Conv", "ConvTranspose", "CrossCor", "DepthwiseConv", "conv", "depthwiseconv"]
+__all__ = [
+    "Conv",
+    "ConvTranspose",
+    "CrossCor",
+    "DepthwiseConv",
+    "bias_act",
+    "conv",
+    "conv_bias_act",
+    "depthwiseconv",
+]
 
 FORMATS = {1: "NWC", 2: "NHWC", 3: "NDHWC"}
 
@@ -51,7 +60,7 @@ def correlate_each(x: Tensor, kernel: Tensor, stride: Numbers, dilation: Numbers
     return keras.ops.depthwise_conv(x, kernel, stride, "valid", "channels_last", dilation)
 
 
-def scatter(x: Tensor, kernel: Tensor, stride: Numbers) -> Tensor:
+def correlate_back(x: Tensor, kernel: Tensor, stride: Numbers) -> Tensor:
     """The adjoint of `correlate`: each number of `x` times the kernel, summed where they overlap.
 
     The channels of the kernel are `(out, in)`. TensorFlow takes no dilation here on a CPU.
@@ -196,6 +205,65 @@ def depthwiseconv(x: Any, w: Any, **options: Any) -> Tensor:
     *size, each, inputs = w.shape
     kernel = tf.reshape(tf.linalg.matrix_transpose(w), (*size, 1, inputs * each))
     return conv(x, kernel, groups=inputs, **options)
+
+
+def bias_act(σ: Any, x: Any, b: Any) -> Tensor:
+    """An activation of numbers with a bias.
+
+    `σ(x + b)`
+
+    Args:
+        σ: a function of a tensor, or its name in Keras; None for none.
+        x: an array.
+        b: the bias, an array that broadcasts against `x`, such as one of shape `(channels,)`;
+            False for none.
+
+    Returns:
+        A tensor of the shape of `x`.
+
+    Raises:
+        ValueError: if `b` is True, which is no bias.
+
+    Example:
+        >>> bias_act(relu, [[1.0, -5.0], [2.0, -6.0]], [1.0, 5.5]).numpy().tolist()
+        [[2.0, 0.5], [3.0, 0.0]]
+
+    Source: NNlib's `bias_act!`, which overwrites `x`.
+    """
+    σ, x = keras.activations.get(σ), float_tensor(x)
+    if b is False:
+        return σ(x)
+    if b is True:
+        raise ValueError("bias_act expects a bias, an array, or False for none, got True.")
+    return σ(x + tf.cast(float_tensor(b), x.dtype))
+
+
+def conv_bias_act(x: Any, w: Any, b: Any, σ: Any = None, **options: Any) -> Tensor:
+    """A convolution, a bias, and an activation: `Conv(w, b, σ, …)(x)`.
+
+    `σ(conv(x, w, …) + b)`
+
+    Args:
+        x: an array of shape `(batch, *n, in)`.
+        w: the kernel, an array of shape `(*filter, in / groups, out)`.
+        b: the bias, an array of shape `(out,)`; False for none.
+        σ: a function of a tensor, or its name in Keras; by default none.
+        **options: `stride`, `pad`, `dilation`, `flipped` and `groups`, as in `conv`.
+
+    Returns:
+        A tensor of shape `(batch, *m, out)`.
+
+    Raises:
+        ValueError, ShapeError: as `conv` and `bias_act`.
+
+    Example:
+        >>> x, w = np.reshape([1.0, 2, 3, 4], (1, 4, 1)), np.reshape([1.0, 10.0], (2, 1, 1))
+        >>> conv_bias_act(x, w, [-20.0], relu).numpy().ravel().tolist()
+        [0.0, 3.0, 14.0]
+
+    Source: NNlib's `conv_bias_act`.
+    """
+    return bias_act(σ, conv(x, w, **options), b)
 
 
 # --- Layers ---------------------------------------------------------------------------------------
@@ -471,7 +539,7 @@ class ConvTranspose(Conv):
         moves = zip(edges, self.reach, self.stride, strict=True)
         expect_room(self, x, [(s - r - sum(e)) // s + 1 for e, r, s in moves])
         kernel = spread(tf.reverse(kernel, range(self.axes)), self.dilation)
-        y = in_groups(lambda x, w: scatter(x, w, self.stride), x, kernel, self.groups)
+        y = in_groups(lambda x, w: correlate_back(x, w, self.stride), x, kernel, self.groups)
         return framed(y, tuple(n for edge in edges for n in edge))
 
     def same(self, pad: SamePad) -> Numbers:

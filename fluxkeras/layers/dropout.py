@@ -1,4 +1,4 @@
-"""Dropout and AlphaDropout: noise while training, nothing otherwise."""
+"""Dropout and AlphaDropout, noise while training and nothing otherwise; dropout, always noise."""
 
 import math
 from typing import Any, TypeAlias
@@ -11,7 +11,7 @@ from fluxkeras.activations import float_tensor
 from fluxkeras.checks import ShapeError
 from fluxkeras.layers.core import FluxLayer
 
-__all__ = ["AlphaDropout", "Dropout"]
+__all__ = ["AlphaDropout", "Dropout", "dropout"]
 
 Tensor: TypeAlias = Any
 
@@ -60,9 +60,7 @@ class Dropout(FluxLayer, keras.layers.Dropout):
         seed: int | None = None,
         **keras_options: Any,
     ) -> None:
-        if not 0 <= p <= 1:
-            kind = type(self).__name__
-            raise ValueError(f"{kind} expects a probability p from 0 to 1, got {p}.")
+        _expect_probability(type(self).__name__, p)
         super().__init__(float(p), seed=seed, **keras_options)
         self.dims = dims if dims is None else tuple(np.ravel(dims).tolist())
         self.active = active
@@ -78,14 +76,8 @@ class Dropout(FluxLayer, keras.layers.Dropout):
 
     def kept(self, x: Tensor) -> Tensor:
         """Which numbers of `x` stay: a Boolean for each, or one for many where `dims` say so."""
-        shape, rank = tf.shape(x), len(x.shape)
-        if self.dims is not None:
-            if not all(-rank <= axis < rank for axis in self.dims):
-                raise ShapeError(
-                    f"{self} expects inputs with those axes, got shape {tuple(x.shape)}."
-                )
-            varied = {axis % rank for axis in self.dims}
-            shape = [shape[axis] if axis in varied else 1 for axis in range(rank)]
+        lengths, varied = tf.shape(x), _varied(self, x, self.dims)
+        shape = [lengths[axis] if varies else 1 for axis, varies in enumerate(varied)]
         seed = tf.cast(self.seed_generator.next(), tf.int32)
         # Bits of Philox, asked for by name, are the same with and without XLA. The algorithm that
         # TensorFlow would choose is not, nor is what it makes of the bits to get fractions.
@@ -158,3 +150,55 @@ class AlphaDropout(Dropout):
         config = super().get_config()
         del config["dims"]
         return config
+
+
+def dropout(
+    x: Any, p: float, *, dims: int | tuple[int, ...] | list[int] | None = None, seed: Any = None
+) -> Tensor:
+    """Drops numbers at random, always: not only while training, as `Dropout` does.
+
+    `x * mask`, where `mask` is 0 with probability `p` and `1 / (1 - p)` otherwise
+
+    Args:
+        x: an array of any shape.
+        p: the probability with which a number is dropped, from 0 to 1.
+        dims: the axis or axes along which the mask varies, as in `Dropout`; all by default.
+        seed: an integer, for the same mask at each call, or a `keras.random.SeedGenerator`. By
+            default `keras.utils.set_random_seed` governs.
+
+    Returns:
+        A tensor of the same shape.
+
+    Raises:
+        ValueError: if `p` is not from 0 to 1.
+        ShapeError: if `x` has not the axes of `dims`.
+
+    Example:
+        >>> y = dropout(np.ones((1000, 4)), 0.2, dims=0, seed=1)
+        >>> sorted(set(y.numpy().ravel().tolist())), bool(np.all(y[:, :1] == y))
+        ([0.0, 1.25], True)
+
+    Source: NNlib's `dropout`.
+    """
+    _expect_probability("dropout", p)
+    x = float_tensor(x)
+    varied = _varied("dropout", x, dims if dims is None else tuple(np.ravel(dims).tolist()))
+    if p == 1:  # at which Keras would divide by 0
+        return tf.zeros_like(x)
+    shape = [None if varies else 1 for varies in varied]  # None: as long as that of x
+    return keras.random.dropout(x, float(p), shape, seed) if p else x
+
+
+def _expect_probability(owner: str, p: float) -> None:
+    if not 0 <= p <= 1:
+        raise ValueError(f"{owner} expects a probability p from 0 to 1, got {p}.")
+
+
+def _varied(owner: Any, x: Tensor, dims: tuple[int, ...] | None) -> list[bool]:
+    """Whether a mask varies along each axis."""
+    rank = len(x.shape)
+    axes = range(rank) if dims is None else dims
+    if not all(-rank <= axis < rank for axis in axes):
+        raise ShapeError(f"{owner} expects inputs with those axes, got shape {tuple(x.shape)}.")
+    varied = {axis % rank for axis in axes}
+    return [axis in varied for axis in range(rank)]

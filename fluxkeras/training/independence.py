@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from fluxkeras.data import DataLoader, prefetch, repeated
 from fluxkeras.nested import parts_of
-from fluxkeras.observations import Mapped
+from fluxkeras.observations import Lazy
 from fluxkeras.parameters import Variable
 from fluxkeras.training.captures import Captures
 
@@ -43,6 +43,8 @@ def is_independent(data: Any) -> bool:
     if isinstance(data, DataLoader):
         # One that reads in parallel reads ahead of its own accord.
         return data.parallel or not any(map(_refers_to_model, _functions_of(data)))
+    if isinstance(data, Lazy):
+        return not any(map(_refers_to_model, _functions_of(data)))
     if isinstance(data, OF_ARRAYS) or type(data) in CONTAINERS:
         return True
     if type(data) is map:
@@ -53,14 +55,12 @@ def is_independent(data: Any) -> bool:
     return False
 
 
-def _functions_of(loader: DataLoader) -> Iterator[Any]:
-    """What a loader computes with when it makes a batch."""
-    if callable(loader.collate):
-        yield loader.collate
-    parts = parts_of(loader.data)
+def _functions_of(data: DataLoader | Lazy) -> Iterator[Any]:
+    """What is computed when an item is made."""
+    parts: list[Any] = [data]
     while parts:
-        if isinstance(part := parts.pop(), Mapped):
-            yield part.f
+        if isinstance(part := parts.pop(), DataLoader | Lazy):
+            yield from filter(callable, (getattr(part, name, None) for name in ("f", "collate")))
             parts += parts_of(part.data)
 
 

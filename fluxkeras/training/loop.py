@@ -9,8 +9,10 @@ from typing import Any, overload
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from fluxkeras.checks import NonFiniteError, at_batch, locate, warn
+from fluxkeras.parameters import params, raw
 from fluxkeras.training.batch import Signature
 from fluxkeras.training.cache import Compiled, compiled_for
 from fluxkeras.training.callbacks import State, StopTraining
@@ -20,12 +22,13 @@ from fluxkeras.training.forms import Outcome
 from fluxkeras.training.history import History, of_step
 from fluxkeras.training.interrupts import Interrupts
 from fluxkeras.training.keras_callbacks import AllCallbacks
+from fluxkeras.training.objective import loss_and_aux
 from fluxkeras.training.progress import progress_of
 from fluxkeras.training.rounds import announce, current_round
 from fluxkeras.training.step import Optimiser
 from fluxkeras.training.tuner import FORMS, Request
 
-__all__ = ["train", "trainstep"]
+__all__ = ["train", "trainstep", "trainstep_withgradient"]
 
 ON_NONFINITE = "raise", "stop", "skip"
 
@@ -198,6 +201,49 @@ def trainstep(loss: Callable[..., Any], *arguments: Any) -> Any:
         return error.loss if error.aux is None else (error.loss, error.aux)
     aux = of_step(history.aux, 0)
     return history.losses[0] if aux is None else (history.losses[0], aux)
+
+
+def trainstep_withgradient(loss: Callable[..., Any], *arguments: Any) -> tuple[Any, list[Any]]:
+    """One step of training, and its gradient: `trainstep`, which also returns what it followed.
+
+    `val, grad = withgradient(loss, model, *batch)`, then `opt.update(grad)`
+
+    Args:
+        loss: the objective, as in `train`.
+        *arguments: as in `train`, with one batch in place of the data.
+
+    Returns:
+        `(val, grad)`: what `trainstep` returns, and the gradients, NumPy's arrays: of each of
+        `params(model)`; without a model, of each parameter that the optimiser names, or that `loss`
+        reads, in the order in which they were made. None for those that no gradient reaches. If
+        the loss, or a gradient, is not finite, nothing was changed.
+
+    Raises:
+        TypeError, ValueError, ShapeError: as in `train`.
+
+    Example:
+        >>> m = Chain(Dense(1, 1, init="ones"))
+        >>> loss = lambda m, x, y: mse(m(x), y)
+        >>> val, grad = trainstep_withgradient(loss, m, ([[1.0]], [[0.0]]), Descent(0.1))
+        >>> print(val, [g.tolist() for g in grad], m[0].bias.numpy())
+        1.0 [[[2.0]], [2.0]] [-0.2]
+
+    Source: Flux's `trainstep_withgradient!`.
+    """
+    model, batch, opt = split("trainstep_withgradient", "batch", arguments)
+    named = [v for optimiser in listed(opt) for v in getattr(optimiser, "params", None) or ()]
+    function = getattr(loss, "python_function", loss)
+
+    @functools.wraps(function)
+    def with_gradient(*arguments: Any) -> Any:
+        with tf.GradientTape() as tape:
+            value, aux = loss_and_aux(function(*arguments))
+        sources = named if model is None else params(model)
+        found = tape.gradient(value, list(map(raw, sources or tape.watched_variables())))
+        return value, (aux, [g if g is None else tf.convert_to_tensor(g) for g in found])
+
+    value, (aux, gradients) = trainstep(with_gradient, model, batch, opt)
+    return value if aux is None else (value, aux), gradients
 
 
 @dataclasses.dataclass

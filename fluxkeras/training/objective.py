@@ -67,7 +67,7 @@ class Objective(keras.Layer):
         self, structure: Any, tensors: Any, training: bool = True
     ) -> tuple[tf.Tensor, Any]:
         """The loss of a batch, and what the function returned besides (None if nothing)."""
-        return _loss_and_aux(self.outputs(structure, tensors, training))
+        return loss_and_aux(self.outputs(structure, tensors, training))
 
     def outputs(self, structure: Any, tensors: Any, training: bool) -> Any:
         """What the function returns for a batch."""
@@ -90,7 +90,8 @@ class Objective(keras.Layer):
             ) from None
 
 
-def _loss_and_aux(result: Any) -> tuple[tf.Tensor, Any]:
+def loss_and_aux(result: Any) -> tuple[tf.Tensor, Any]:
+    """The loss in what an objective returned, and what it returned besides (None if nothing)."""
     loss, aux = result, None
     if isinstance(result, tuple) and len(result) > 1:
         loss, aux = result[0], result[1] if len(result) == 2 else result[1:]
@@ -125,12 +126,20 @@ def converting(objective: Objective, trace: Callable[[], Traced]) -> Traced:
     """What `trace` returns, which calls the objective; if need be, with its control flow converted.
 
     Raises:
-        TypeError: the control flow cannot be converted.
+        TypeError: the control flow cannot be converted, or NumPy computes with tensors.
     """
     try:
         return trace()
     except TypeError as error:
         first = undressed(error)
+    except NotImplementedError as error:
+        if "numpy" not in str(error).lower():
+            raise
+        raise TypeError(
+            "the objective computes with NumPy what has no value while it is compiled, and through "
+            "which there would be no gradient. Use TensorFlow or Keras: tf.matmul(x, W), not "
+            "np.matmul(x, W); tf.exp(W), not np.exp(W)."
+        ).with_traceback(undressed(error).__traceback__) from None
     # It may be a Python `if` or `for` over tensors, which AutoGraph can convert.
     objective.is_converted = True
     try:

@@ -14,11 +14,14 @@ from fluxkeras import (
     DepthwiseConv,
     SamePad,
     ShapeError,
+    bias_act,
     conv,
+    conv_bias_act,
     depthwiseconv,
     identity_init,
     param,
     relu,
+    tanh,
     σ,
 )
 
@@ -689,3 +692,26 @@ def test_a_depthwise_layer_of_an_array_reads_it_as_flux_does():
 def test_functions_name_themselves(call, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         call(np.ones((2, 6, 4)))
+
+
+def test_a_bias_and_an_activation():
+    x, b = rng.normal(size=(2, 5, 3)), rng.normal(size=3)
+
+    np.testing.assert_allclose(bias_act(relu, x, b), np.maximum(x + b, 0))
+    np.testing.assert_allclose(bias_act("tanh", x, b), np.tanh(x + b), atol=1e-12)
+    np.testing.assert_array_equal(bias_act(None, x, False), x)
+    with pytest.raises(ValueError, match=r"^bias_act expects a bias, an array, or False for none,"):
+        bias_act(relu, x, True)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_convolution_with_bias_and_activation_is_the_layer(jit):
+    x, w, b = rng.normal(size=(2, 7, 4)), rng.normal(size=(3, 2, 6)), rng.normal(size=6)
+    options = {"stride": 2, "pad": 1, "groups": 2}
+    layer = Conv(w, b, tanh, dtype="float64", **options)
+
+    call = tf.function(lambda x: conv_bias_act(x, w, b, tanh, **options), jit_compile=jit)
+
+    np.testing.assert_allclose(call(tf.constant(x)), layer(x), atol=1e-7)
+    plain = conv_bias_act(x, w, False, **options)
+    np.testing.assert_array_equal(plain, conv(x, w, **options))

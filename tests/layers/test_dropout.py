@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fluxkeras import AlphaDropout, Chain, Dense, Dropout, ShapeError
+from fluxkeras import AlphaDropout, Chain, Dense, Dropout, ShapeError, dropout
 
 BOTH = pytest.mark.parametrize("kind", [Dropout, AlphaDropout])
 
@@ -241,3 +241,58 @@ def test_dims_are_axes_of_the_input(dims):
 
     with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
         layer(ones(3, 4), training=True)
+
+
+# --- The function ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [0.2, 0.7])
+def test_the_function_drops_whether_it_trains_or_not(p):
+    y = dropout(np.ones((200, 100)), p, seed=1).numpy()
+
+    # 20000 draws: six standard deviations of their mean.
+    assert abs(np.mean(y == 0) - p) < 6 * math.sqrt(p * (1 - p) / 20000)
+    np.testing.assert_allclose(y[y != 0], 1 / (1 - p))
+
+
+def test_the_function_at_its_ends():
+    x = np.arange(6.0)
+
+    np.testing.assert_array_equal(dropout(x, 0), x)
+    np.testing.assert_array_equal(dropout(x, 1), np.zeros(6))
+    assert dropout([1, 2], 0.5).dtype == "float32"
+
+
+@pytest.mark.parametrize("dims", [0, (0, 2), -1])
+def test_the_function_varies_its_mask_along_dims_only(dims):
+    y = dropout(np.ones((30, 20, 40)), 0.5, dims=dims, seed=2).numpy()
+
+    others = tuple(set(range(3)) - {axis % 3 for axis in np.ravel(dims)})
+    assert np.all(y.max(others) == y.min(others))
+    assert len(np.unique(y.max(others))) == 2
+
+
+def test_the_function_takes_a_seed():
+    x, generator = np.ones(50), keras.random.SeedGenerator(1)
+
+    np.testing.assert_array_equal(dropout(x, 0.5, seed=3), dropout(x, 0.5, seed=3))
+    assert np.any(dropout(x, 0.5, seed=generator) != dropout(x, 0.5, seed=generator))
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_the_function_draws_anew_where_it_is_compiled(jit):
+    call = tf.function(
+        lambda x: dropout(x, 0.5), input_signature=[tf.TensorSpec((None, 9))], jit_compile=jit
+    )
+    x = np.ones((50, 9), "float32")
+
+    assert set(np.unique(call(x))) == {0, 2}
+    assert np.any(call(x) != call(x))
+
+
+def test_the_function_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"^dropout expects a probability p from 0 to 1, got 2\.$"):
+        dropout([1.0], 2)
+    message = "dropout expects inputs with those axes, got shape (1,)."
+    with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
+        dropout([1.0], 0.5, dims=1)

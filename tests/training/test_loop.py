@@ -28,6 +28,8 @@ from fluxkeras import (
     throttle,
     train,
     trainstep,
+    trainstep_withgradient,
+    withgradient,
 )
 
 rng = np.random.default_rng(0)
@@ -632,3 +634,47 @@ def test_a_single_step_of_a_loss_that_is_not_finite_changes_nothing():
     loss, aux = trainstep(lambda x: (w * x, 2 * x), (np.nan,), SGD([w], 0.1))
     assert np.isnan(loss) and np.isnan(aux)
     assert w.numpy() == 3.0
+
+
+def test_a_step_with_its_gradient_is_the_step_and_the_gradient():
+    def make():
+        keras.utils.set_random_seed(1)
+        return Chain(Dense(3, 4, "tanh"), Dense(4, 2, bias=False))
+
+    def loss(m, x, y):
+        return mse(m(x), y)
+
+    x, y = np.ones((5, 3), "float32"), np.zeros((5, 2), "float32")
+    one, other, opt = make(), make(), [ADAM(0.1), ADAM(0.1)]
+    for _ in range(3):
+        expected = withgradient(lambda m: loss(m, x, y), one)
+
+        val, grad = trainstep_withgradient(loss, one, (x, y), opt[0])
+
+        np.testing.assert_allclose(val, expected.val, rtol=1e-5)
+        for found, wanted in zip(grad, expected.grad[0], strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(trainstep(loss, other, (x, y), opt[1]), val, rtol=1e-5)
+    for weight, wanted in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:the objective does not read")
+def test_a_step_with_its_gradient_returns_what_came_besides():
+    w, v = param(3.0), param(1.0)
+
+    val, grad = trainstep_withgradient(lambda x: ((w * x) ** 2, {"x": x}), (2.0,), SGD([v, w], 0.1))
+
+    assert val[0] == 36.0 and val[1] == {"x": 2.0}
+    assert grad[0] is None and grad[1] == 2 * 3.0 * 4  # 2 w x²
+    np.testing.assert_allclose(w.numpy(), 3.0 - 2.4, rtol=1e-6)
+
+
+def test_a_step_with_its_gradient_finds_the_variables_and_keeps_them_from_what_is_not_finite():
+    w = param(3.0)
+
+    val, (grad,) = trainstep_withgradient(tf.function(lambda x: w / x), (0.0,), SGD(0.1))
+
+    assert np.isinf(val) and np.isinf(grad) and w.numpy() == 3.0
+    with pytest.raises(TypeError, match=r"^trainstep_withgradient takes \(loss, batch, opt\) or"):
+        trainstep_withgradient(lambda x: w * x)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fluxkeras import SGD, Chain, Dense, mse, param
+from fluxkeras import SGD, Chain, Dense, mse, param, train
 from fluxkeras.parameters import raw
 from fluxkeras.training.batch import Batch
 from fluxkeras.training.captures import Captures
@@ -281,3 +281,24 @@ def test_a_batch_of_another_number_of_arguments_is_refused(loss, arguments):
 def test_an_objective_that_is_no_function_is_refused():
     with pytest.raises(TypeError, match="train expects a function as its objective, got 3"):
         Objective(3)
+
+
+def test_an_array_of_numpy_may_come_first():
+    W, x = param(np.ones((3, 1))), np.ones((2, 3), "float32")
+
+    train(lambda: tf.reduce_sum(x @ W), [()], SGD([W], 0.1), progress=False)
+
+    np.testing.assert_allclose(W, np.full((3, 1), 1 - 0.2), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "objective", [lambda W, x: tf.reduce_sum(x * np.exp(W)), lambda W, x: W * np.sum(np.exp(x))]
+)
+def test_numpy_in_an_objective_is_an_error_that_names_the_way_out(objective):
+    W = param(1.0)
+    message = r"^batch 0 \(float64 \(2,\)\): the objective computes with NumPy what has no value"
+
+    with pytest.raises(TypeError, match=message) as caught:
+        train(objective, W, [np.ones(2)], SGD([W], 0.1), progress=False)
+
+    assert any(entry.frame.code.name == "<lambda>" for entry in caught.traceback)
