@@ -19,14 +19,19 @@ import fluxkeras
 def with_public_names(namespace: dict[str, Any]) -> None:
     """What an example may use without importing it."""
     namespace.update({name: getattr(fluxkeras, name) for name in dir(fluxkeras) if name[0] != "_"})
-    folder = tempfile.TemporaryDirectory()  # there for as long as the namespace is
+    folder = tempfile.TemporaryDirectory()
     namespace.update(keras=keras, np=np, tf=tf, folder=Path(folder.name), _folder=folder)
+
+
+def without_folder(namespace: dict[str, Any]) -> None:
+    namespace["_folder"].cleanup()
 
 
 docstrings = Sybil(
     parsers=[DocTestParser(optionflags=ELLIPSIS | NORMALIZE_WHITESPACE)],
     patterns=["fluxkeras/*.py", "fluxkeras/**/*.py"],
     setup=with_public_names,
+    teardown=without_folder,
 )
 pages = Sybil(parsers=[PythonCodeBlockParser()], patterns=["README.md", "docs/*.md"])
 
