@@ -31,17 +31,13 @@ def regularised():
 
 
 def test_all_kinds_are_summed():
-    m = regularised()
-    hidden, *_ = m.layers
+    hidden = keras.layers.Dense(4, kernel_regularizer=L2)
+    m = keras.Sequential([keras.Input((3,)), hidden, Sparse()])
 
-    h = hidden(X).numpy()
-    m(X)
+    h = m(X).numpy()
 
-    # Keras takes the activity's of each sample, in the mean over the batch.
-    expected = 0.2 * (hidden.kernel.numpy() ** 2).sum() + 0.1 * np.abs(h).sum() / len(X)
-    expected += 0.3 * np.abs(h).mean()
+    expected = 0.2 * (hidden.kernel.numpy() ** 2).sum() + 0.3 * np.abs(h).mean()
     np.testing.assert_allclose(losses(m), expected, rtol=1e-5)
-    np.testing.assert_allclose(losses(m), sum(map(float, m.losses)), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

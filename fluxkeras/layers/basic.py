@@ -253,7 +253,8 @@ class Bilinear(Weighted):
                 f"got {tuple(x.shape)} and {tuple(y.shape)}."
             )
         x, y = tf.cast(x, self.compute_dtype), tf.cast(y, self.compute_dtype)
-        return self.activated(tf.einsum("...i,oij,...j->...o", x, self.weight, y))
+        # Not an einsum with an ellipsis: TensorFlow 2.16 gets it wrong on some processors.
+        return self.activated(tf.linalg.matvec(tf.tensordot(x, self.weight, [[-1], [1]]), y))
 
     def get_config(self) -> dict[str, Any]:
         out, *inputs = self.sizes

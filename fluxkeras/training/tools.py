@@ -285,7 +285,8 @@ def set_seed(seed: int, deterministic: bool = False) -> None:
 
     `keras.utils.set_random_seed(seed)`, which it is but for its second argument and for NumPy's
     integers: use either. What fluxkeras draws (initial weights, `Dropout`, the orders of a
-    `DataLoader`) comes from those generators.
+    `DataLoader`) comes from those generators. In old versions of Keras, such as 3.5, what
+    `keras.random` draws without a seed of its own is not governed by it.
 
     Args:
         seed: a whole number from 0, below 2**32.

@@ -202,9 +202,10 @@ def test_it_comes_back_from_a_file_with_what_it_learnt(make, tmp_path):
 def test_it_is_exported(tmp_path):
     model = Chain(WeightNorm(Dense(3, 2)))
     x = drawn(4, 3)
-    model.export(tmp_path / "model", verbose=False)
+    expected = model(x)
+    model.export(tmp_path / "model")
     served = tf.saved_model.load(tmp_path / "model")
-    np.testing.assert_allclose(served.serve(x), model(x), **CLOSE)
+    np.testing.assert_allclose(served.serve(x), expected, **CLOSE)
 
 
 def test_its_arrays_by_name_and_as_one_vector():
@@ -228,11 +229,13 @@ def test_what_the_layer_within_keeps_and_adds_while_training_stays():
     noisy = WeightNorm(LSTM(3, 2, dropout=0.5, seed=1))
     x = np.ones((4, 5, 3), "float32")
     assert np.any(noisy(x, training=True).numpy() != noisy(x, training=True).numpy())
-    penalised = keras.layers.Dense(2, activity_regularizer="l2")
+    penalised, alone = [keras.layers.Dense(2, activity_regularizer="l2") for _ in range(2)]
+    alone(x[:, 0])
     penalised.build((None, 3))
+    penalised.set_weights(alone.get_weights())
     wn = WeightNorm(penalised)
-    y = wn(x[:, 0])
-    np.testing.assert_allclose(sum(wn.losses), 0.01 * np.sum(y.numpy() ** 2) / 4, rtol=1e-4)
+    wn(x[:, 0])
+    np.testing.assert_allclose(sum(wn.losses), sum(alone.losses), rtol=1e-4)
 
 
 def test_precision_is_that_of_the_weight():
