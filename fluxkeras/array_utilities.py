@@ -328,7 +328,7 @@ def batchseq(seqs: Iterable[Array], val: Any = 0, n: int | None = None) -> list[
         A list of `n` arrays of shape `(len(seqs), …)`.
 
     Raises:
-        ShapeError: the sequences differ in more than their lengths.
+        ShapeError: the sequences differ in more than their lengths, or there are none.
 
     Example:
         >>> [step.tolist() for step in batchseq([[1, 2, 3], [4, 5]], 0)]
@@ -352,7 +352,7 @@ def batch_sequence(seqs: Iterable[Array], pad: Any = 0) -> Array:
         An array of shape `(len(seqs), longest, …)`.
 
     Raises:
-        ShapeError: the sequences differ in more than their lengths.
+        ShapeError: the sequences differ in more than their lengths, or there are none.
 
     Example:
         >>> batch_sequence([[1, 2, 3], [10, 20]]).tolist()
@@ -412,6 +412,9 @@ def rpad(v: Array, n: int, p: Any) -> Array:
 
     Returns:
         An array.
+
+    Raises:
+        ShapeError: `v` is a number, or the length of its first axis is not known.
 
     Example:
         >>> rpad([1, 2], 4, 0).tolist()
@@ -498,6 +501,14 @@ def fill_like(x: Array, val: Any, dtype: Any = None, size: Size = None) -> Array
 def zeros_like(x: Array, dtype: Any = None, size: Size = None) -> Array:
     """Zeros: `fill_like(x, 0, dtype, size)`.
 
+    Args:
+        x: an array or tensor.
+        dtype: as in `fill_like`.
+        size: as in `fill_like`.
+
+    Returns:
+        An array, or a tensor if `x` is one.
+
     Example:
         >>> zeros_like([1, 2]).tolist()
         [0, 0]
@@ -509,6 +520,14 @@ def zeros_like(x: Array, dtype: Any = None, size: Size = None) -> Array:
 
 def ones_like(x: Array, dtype: Any = None, size: Size = None) -> Array:
     """Ones: `fill_like(x, 1, dtype, size)`.
+
+    Args:
+        x: an array or tensor.
+        dtype: as in `fill_like`.
+        size: as in `fill_like`.
+
+    Returns:
+        An array, or a tensor if `x` is one.
 
     Example:
         >>> ones_like([5, 2]).tolist()
@@ -522,6 +541,13 @@ def ones_like(x: Array, dtype: Any = None, size: Size = None) -> Array:
 def trues_like(x: Array, size: Size = None) -> Array:
     """`True` everywhere: `fill_like(x, True, "bool", size)`.
 
+    Args:
+        x: an array or tensor.
+        size: as in `fill_like`.
+
+    Returns:
+        An array, or a tensor if `x` is one.
+
     Example:
         >>> trues_like([5, 2]).tolist()
         [True, True]
@@ -533,6 +559,13 @@ def trues_like(x: Array, size: Size = None) -> Array:
 
 def falses_like(x: Array, size: Size = None) -> Array:
     """`False` everywhere: `fill_like(x, False, "bool", size)`.
+
+    Args:
+        x: an array or tensor.
+        size: as in `fill_like`.
+
+    Returns:
+        An array, or a tensor if `x` is one.
 
     Example:
         >>> falses_like([5, 2]).tolist()

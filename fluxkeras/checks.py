@@ -10,7 +10,15 @@ __all__ = ["CheckpointError", "NonFiniteError", "ShapeError"]
 
 
 class ShapeError(ValueError):
-    """A tensor has another shape than its reader expects."""
+    """A tensor has another shape than its reader expects.
+
+    Example:
+        >>> mse([1.0, 2.0], [1.0, 2.0, 3.0])
+        Traceback (most recent call last):
+        fluxkeras.checks.ShapeError: mse expects ...
+
+    Source: Julia's `DimensionMismatch`.
+    """
 
 
 class NonFiniteError(FloatingPointError):
@@ -19,6 +27,16 @@ class NonFiniteError(FloatingPointError):
     Attributes:
         loss: what it is.
         aux: what the objective returned besides, or None.
+
+    Example:
+        >>> x = param(0.0)
+        >>> try:
+        ...     history = train(lambda d: d / x, [1.0], SGD(0.1), progress=False)
+        ... except NonFiniteError as error:
+        ...     print(error.loss)
+        inf
+
+    Source: the `DomainError` of Flux's `train!`.
     """
 
     loss: float
@@ -26,7 +44,14 @@ class NonFiniteError(FloatingPointError):
 
 
 class CheckpointError(ValueError):
-    """A file cannot be read, or does not fit what is to go on from it. Nothing was changed."""
+    """A file cannot be read, or does not fit what is to go on from it. Nothing was changed.
+
+    Example:
+        >>> save(folder / "m.ckpt", Dense(2, 1))
+        >>> load(folder / "m.ckpt", Dense(3, 1))
+        Traceback (most recent call last):
+        fluxkeras.checks.CheckpointError: ...
+    """
 
 
 # How Keras and AutoGraph begin the message of the copy that they raise of an error of the user's.

@@ -254,6 +254,9 @@ def eachobs(data: Any, batchsize: int = -1, **options: Any) -> DataLoader:
     Returns:
         A `DataLoader`.
 
+    Raises:
+        TypeError, ValueError: as `DataLoader`.
+
     Example:
         >>> for x, y in eachobs((np.ones((2, 3)), np.arange(2))):
         ...     print(x, y)

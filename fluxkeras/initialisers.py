@@ -55,6 +55,9 @@ def nfan(*shape: Any) -> tuple[int, int]:
     Returns:
         `(fan_in, fan_out)`.
 
+    Raises:
+        ValueError: the sizes are no integers from 0.
+
     Example:
         >>> nfan(Dense(10, 20).kernel.shape), nfan(3, 3, 2, 10)
         ((10, 20), (18, 90))
@@ -130,6 +133,10 @@ def glorot_uniform(*shape: int, gain: float = 1.0, seed: Seed = None, dtype: Any
     Returns:
         A tensor of that shape, or an initialiser.
 
+    Raises:
+        TypeError: there is no such keyword.
+        ValueError: the sizes are no integers from 0.
+
     Example:
         >>> glorot_uniform(3, 4).shape
         TensorShape([3, 4])
@@ -158,6 +165,10 @@ def glorot_normal(*shape: int, gain: float = 1.0, seed: Seed = None, dtype: Any 
     Returns:
         A tensor of that shape, or an initialiser.
 
+    Raises:
+        TypeError: there is no such keyword.
+        ValueError: the sizes are no integers from 0.
+
     Example:
         >>> round(float(tf.math.reduce_std(glorot_normal(400, 400))), 2)
         0.05
@@ -184,6 +195,10 @@ def kaiming_uniform(
     Returns:
         A tensor of that shape, or an initialiser.
 
+    Raises:
+        TypeError: there is no such keyword.
+        ValueError: the sizes are no integers from 0.
+
     Example:
         >>> bool(tf.reduce_max(abs(kaiming_uniform(10, 100))) <= np.sqrt(6 / 10))
         True
@@ -209,6 +224,10 @@ def kaiming_normal(
 
     Returns:
         A tensor of that shape, or an initialiser.
+
+    Raises:
+        TypeError: there is no such keyword.
+        ValueError: the sizes are no integers from 0.
 
     Example:
         >>> round(float(tf.math.reduce_std(kaiming_normal(200, 1000))), 2)
@@ -246,7 +265,9 @@ def truncated_normal(
         A tensor of that shape, or an initialiser.
 
     Raises:
-        ValueError: if `std` is not above 0, or `lo` not below `hi`.
+        TypeError: there is no such keyword.
+        ValueError: the sizes are no integers from 0, `std` is not above 0, or `lo` not below
+            `hi`.
 
     Example:
         >>> x = truncated_normal(1000, lo=0, hi=0.5)
@@ -283,6 +304,10 @@ def lecun_normal(*shape: int, seed: Seed = None, dtype: Any = None) -> Tensor:
     Returns:
         A tensor of that shape, or an initialiser.
 
+    Raises:
+        TypeError: there is no such keyword.
+        ValueError: the sizes are no integers from 0.
+
     Example:
         >>> round(float(tf.math.reduce_std(lecun_normal(100, 1000))), 2)
         0.1
@@ -309,7 +334,9 @@ def orthogonal(*shape: int, gain: float = 1.0, seed: Seed = None, dtype: Any = N
         A tensor of that shape, or an initialiser.
 
     Raises:
+        TypeError: there is no such keyword.
         ShapeError: for fewer than two sizes.
+        ValueError: the sizes are no integers from 0.
 
     Example:
         >>> W = orthogonal(5, 7)
@@ -347,8 +374,9 @@ def sparse_init(
         A tensor of that shape, or an initialiser.
 
     Raises:
+        TypeError: there is no such keyword.
         ShapeError: for other than two sizes.
-        ValueError: if `sparsity` is below 0.
+        ValueError: the sizes are no integers from 0, or `sparsity` is below 0.
 
     Example:
         >>> np.count_nonzero(sparse_init(10, 3, sparsity=0.25), axis=0).tolist()
@@ -386,6 +414,10 @@ def identity_init(
     Returns:
         A tensor of that shape, or an initialiser.
 
+    Raises:
+        TypeError: there is no such keyword.
+        ValueError: the sizes are no integers from 0.
+
     Example:
         >>> identity_init(2, 3, gain=5).numpy().tolist()
         [[5.0, 0.0, 0.0], [0.0, 5.0, 0.0]]
@@ -415,6 +447,10 @@ def zeros32(*shape: int, dtype: Any = "float32") -> Tensor:
     Returns:
         A tensor of that shape, or an initialiser.
 
+    Raises:
+        TypeError: there is no such keyword.
+        ValueError: the sizes are no integers from 0.
+
     Example:
         >>> zeros32(2).numpy().tolist()
         [0.0, 0.0]
@@ -434,6 +470,10 @@ def ones32(*shape: int, dtype: Any = "float32") -> Tensor:
 
     Returns:
         A tensor of that shape, or an initialiser.
+
+    Raises:
+        TypeError: there is no such keyword.
+        ValueError: the sizes are no integers from 0.
 
     Example:
         >>> ones32(2).numpy().tolist()
@@ -456,6 +496,10 @@ def rand32(*shape: int, seed: Seed = None, dtype: Any = "float32") -> Tensor:
     Returns:
         A tensor of that shape, or an initialiser.
 
+    Raises:
+        TypeError: there is no such keyword.
+        ValueError: the sizes are no integers from 0.
+
     Example:
         >>> bool(tf.reduce_all((rand32(2, 3) >= 0) & (rand32(2, 3) < 1)))
         True
@@ -476,6 +520,10 @@ def randn32(*shape: int, seed: Seed = None, dtype: Any = "float32") -> Tensor:
 
     Returns:
         A tensor of that shape, or an initialiser.
+
+    Raises:
+        TypeError: there is no such keyword.
+        ValueError: the sizes are no integers from 0.
 
     Example:
         >>> randn32(2, 3).shape, randn32(2, 3).dtype

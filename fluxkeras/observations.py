@@ -215,6 +215,9 @@ def filterobs(f: Callable[[Any], Any], data: Any) -> Any:
     Returns:
         Data in the form of `data`.
 
+    Raises:
+        TypeError, ValueError: as `numobs`.
+
     Example:
         >>> filterobs(lambda x: x > 5, np.arange(10)).tolist()
         [6, 7, 8, 9]
@@ -233,6 +236,9 @@ def groupobs(f: Callable[[Any], Any], data: Any) -> dict[Any, Any]:
 
     Returns:
         A dict with data in the form of `data` for each value of `f`.
+
+    Raises:
+        TypeError, ValueError: as `numobs`.
 
     Example:
         >>> groups = groupobs(lambda x: bool(x > 0), np.arange(-3, 3))
@@ -256,7 +262,7 @@ def joinobs(*datas: Any) -> Any:
 
     Raises:
         TypeError: some are lazy: join what `mapobs` maps, and map that.
-        ValueError: the forms differ.
+        ValueError: the forms differ, or there are no data.
 
     Example:
         >>> joinobs(np.arange(3), np.arange(10, 12)).tolist()
@@ -285,6 +291,9 @@ def shuffleobs(data: Any, *, rng: Rng = None) -> Any:
     Returns:
         Data in the form of `data`.
 
+    Raises:
+        TypeError, ValueError: as `numobs`.
+
     Example:
         >>> x, y = shuffleobs((np.arange(5), np.arange(5)), rng=0)
         >>> bool(np.all(x == y)), sorted(x.tolist())
@@ -305,6 +314,9 @@ def randobs(data: Any, n: int | None = None, *, rng: Rng = None) -> Any:
 
     Returns:
         Arrays in the form of `data`.
+
+    Raises:
+        TypeError, ValueError: as `numobs`.
 
     Example:
         >>> randobs(np.ones((5, 3))).shape, randobs(np.ones((5, 3)), 2).shape
@@ -341,6 +353,7 @@ def splitobs(
         A tuple of data in the form of `data`.
 
     Raises:
+        TypeError: as `numobs`.
         ValueError: fractions are negative or over 1 together, or there are not as many labels.
 
     Example:
@@ -403,7 +416,9 @@ def kfolds(
         of the indices to train on, and that of the indices put aside.
 
     Raises:
-        ValueError: `k` is less than 2, or more than the observations (of some label).
+        TypeError: as `numobs`.
+        ValueError: `k` is less than 2, or more than the observations (of some label), or there are
+            not as many labels.
 
     Example:
         >>> train_indices, validation_indices = kfolds(10, 3)
@@ -447,6 +462,7 @@ def leavepout(data: Any, p: int = 1) -> Any:
         As `kfolds`.
 
     Raises:
+        TypeError: as `numobs`.
         ValueError: `p` is out of range.
 
     Example:
@@ -478,6 +494,7 @@ def timeseries_kfolds(
         As `kfolds`.
 
     Raises:
+        TypeError: as `numobs`.
         ValueError: there are too few observations for `k` and `gap`, or a number is too small.
 
     Example:
@@ -619,6 +636,7 @@ def slidingwindow(data: Any, *, size: int, stride: int = 1) -> Any:
         fill no window are left out.
 
     Raises:
+        TypeError: as `numobs`.
         ValueError: `size` or `stride` are less than 1, or there are too few observations.
 
     Example:

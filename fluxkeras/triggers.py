@@ -20,6 +20,9 @@ def patience(predicate: Callable[..., Any], wait: int) -> Callable[..., bool]:
     Returns:
         A function of the same arguments, which calls `predicate` each time.
 
+    Raises:
+        TypeError: `predicate` is no function.
+
     Example:
         >>> trigger = patience(lambda loss: loss < 1, 3)
         >>> [trigger(loss) for loss in [0.5, 0.4, 2.0, 0.3, 0.2, 0.1, 0.1]]

@@ -4,6 +4,7 @@ import os
 import pkgutil
 import subprocess
 import sys
+from typing import NoReturn
 
 import pytest
 
@@ -13,6 +14,10 @@ MODULES = [
     importlib.import_module(info.name)
     for info in pkgutil.walk_packages(fluxkeras.__path__, "fluxkeras.")
 ]
+# What neither Flux nor Keras has, nor a package beside them.
+OWN = {"CheckpointError", "History", "State", "flush"}
+# What users get from fluxkeras, and do not call.
+NOT_CALLED = {"CheckpointError", "NonFiniteError", "ShapeError", "State"}
 NAMES = [(module, name) for module in MODULES for name in getattr(module, "__all__", [])]
 
 
@@ -53,7 +58,29 @@ def test_every_public_name_is_documented(module, name):
     doc = inspect.getdoc(getattr(module, name))
 
     assert doc and len(doc.splitlines()[0]) <= 100
-    assert ">>>" in doc or name in {"CheckpointError", "NonFiniteError", "ShapeError", "State"}
+    assert ">>>" in doc
+    assert ("Source: " in doc) is (name not in OWN)
+
+
+@pytest.mark.parametrize(("module", "name"), NAMES, ids=lambda v: getattr(v, "__name__", v))
+def test_what_is_called_says_what_it_takes_and_returns(module, name):
+    value = getattr(module, name)
+    if name in NOT_CALLED:
+        return
+    doc, signature = inspect.getdoc(value), inspect.signature(value)
+
+    assert ("Args:\n" in doc) is bool(signature.parameters)
+    if not inspect.isclass(value) and signature.return_annotation not in (None, NoReturn):
+        assert "Returns:\n" in doc
+
+
+@pytest.mark.parametrize(("module", "name"), NAMES, ids=lambda v: getattr(v, "__name__", v))
+def test_the_parts_of_a_docstring_come_in_one_order(module, name):
+    doc = inspect.getdoc(getattr(module, name))
+    headings = ["Args:\n", "Attributes:\n", "Returns:\n", "Raises:\n", "Example:\n", "\nSource: "]
+    places = [doc.index(heading) for heading in headings if heading in doc]
+
+    assert places == sorted(places)
 
 
 def test_the_names_of_flux_06_and_016_are_there():

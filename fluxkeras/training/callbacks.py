@@ -20,6 +20,15 @@ class State:
         loss: its loss, before the update.
         aux: what the objective returned besides, with NumPy arrays in place of tensors, or None.
         model: the model, if `train` was given one.
+
+    Example:
+        >>> m = Chain(Dense(2, 1, init="zeros"))
+        >>> loss = lambda x, y: mse(m(x), y)
+        >>> data = [(np.zeros((4, 2)), np.ones((4, 1)))] * 2
+        >>> show = lambda state: print(state.step, round(state.loss, 2))
+        >>> history = train(loss, data, SGD(0.1), cb=show, progress=False)
+        0 1.0
+        1 0.64
     """
 
     step: int
@@ -34,6 +43,9 @@ class StopTraining(Exception):
 
 def stop() -> NoReturn:
     """End training, called from a callback: `train` returns its history, `epochs` ends with it.
+
+    Raises:
+        StopTraining: which those two catch. It does not return.
 
     Example:
         >>> m = Chain(Dense(2, 1))
@@ -64,6 +76,10 @@ class throttle:
     Returns:
         A function of the same arguments, which returns what `f` last returned. What waits for the
         end of its window runs at the first call after it, or when training ends.
+
+    Raises:
+        TypeError: `f` is no function.
+        ValueError: `timeout` is no number from 0.
 
     Example:
         >>> greet = throttle(print, 60)
