@@ -112,16 +112,16 @@ def generator(n):
 
 
 class Marks:
-    """A callback that keeps the time now and then."""
+    """A callback that keeps the time now and then, of this process: others may be busy, too."""
 
     def __init__(self, every):
         self.every = every
-        self.steps, self.times = [0], [time.perf_counter()]
+        self.steps, self.times = [0], [time.process_time()]
 
     def __call__(self, state):
         if state.step >= self.steps[-1] + self.every:
             self.steps.append(state.step)
-            self.times.append(time.perf_counter())
+            self.times.append(time.process_time())
 
     def paces(self):
         """Seconds a step, from one mark to the next."""
@@ -138,6 +138,7 @@ DATA = {
     "tf.data": lambda n: tf.data.Dataset.from_tensors((X, Y)).repeat(n),
     "changing lengths": lambda n: ((X[: 1 + i % 32], Y[: 1 + i % 32]) for i in range(n)),
 }
+WHOLE = "list", "generator", "DataLoader"  # of the others, a quarter
 
 
 def objective_of(kind, traced):
@@ -150,18 +151,18 @@ def objective_of(kind, traced):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", DATA)
 def test_many_steps_are_steady(kind):
-    traced = Traced()
+    traced, steps = Traced(), STEPS if kind in WHOLE else STEPS // 4
     loss = objective_of(kind, traced)
 
     def run(n, marks):
         cb = throttle(marks, 0)
         return train(loss, DATA[kind](n), traced.opt, cb=cb, progress=False)
 
-    settle(lambda: run(STEPS // PARTS, Marks(1)).timing.compiling)
-    marks = Marks(STEPS // PARTS)
+    settle(lambda: run(steps // PARTS, Marks(1)).timing.compiling)
+    marks = Marks(steps // PARTS)
 
-    with Steady(traced, STEPS):
-        assert len(run(STEPS, marks)) == STEPS
+    with Steady(traced, steps):
+        assert len(run(steps, marks)) == steps
 
     is_flat(marks.paces()[1:])
 
@@ -177,9 +178,9 @@ def test_many_steps_are_steady_in_every_form(form):
 
     with Steady(traced, STEPS):
         for _ in range(PARTS):
-            start = time.perf_counter()
+            start = time.process_time()
             train(traced.loss, data, traced.opt, **options)
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
 
     is_flat(times)
 
@@ -189,17 +190,18 @@ def test_many_steps_are_steady_in_every_form(form):
 @pytest.mark.parametrize("kind", DATA)
 def test_many_calls_are_steady(kind):
     traced, times = Traced(), []
+    calls = CALLS if kind in WHOLE else CALLS // 4
 
     def call():
-        start = time.perf_counter()
+        start = time.process_time()
         history = train(objective_of(kind, traced), DATA[kind](40), traced.opt, progress=False)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
         return history.timing.compiling
 
     for _ in range(MOST_TIMES):
         times.clear()
-        with Steady(traced, CALLS * 5) as steady:
-            steady.is_calm = max(call() for _ in range(CALLS)) < COMPILING
+        with Steady(traced, calls * 5) as steady:
+            steady.is_calm = max(call() for _ in range(calls)) < COMPILING
         if steady.is_calm:
             break
 
