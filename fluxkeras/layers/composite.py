@@ -119,6 +119,7 @@ class Container(FluxLayer, keras.layers.Layer):
         return self._made(list(map(f, self)), self._names, self.name, connection)
 
     def get_config(self) -> dict[str, Any]:
+        self.check_variables()
         config = {
             "name": self.name,
             "layers": [saved(part, f"a layer {label}", self) for label, part in self.by_label()],
@@ -127,6 +128,22 @@ class Container(FluxLayer, keras.layers.Layer):
         if self.connection is not None:
             config["connection"] = saved(self.connection, "a connection", self)
         return config
+
+    def check_variables(self) -> None:
+        """Raise an error if there are variables of which Keras's files would not have the values.
+
+        Raises:
+            ValueError: an element that is no Keras layer has variables of TensorFlow's.
+        """
+        for label, part in self.by_label():
+            if isinstance(part, Container):
+                part.check_variables()
+            elif not isinstance(part, keras.Layer) and _has_tensorflow_variables(part):
+                raise ValueError(
+                    f"Saving {self.name} expects a layer {label} whose variables Keras can save, "
+                    f"got {describe(part)}, which has a tf.Variable. Make it with param(…), or "
+                    "write fluxkeras.save(path, model), which keeps any variables."
+                )
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
@@ -191,9 +208,13 @@ def _layer_of(element: Any) -> keras.Layer | None:
         return element
     parts = list(_held(element, set()))
     # Keras has no place for variables of TensorFlow's: an object that has some is left to `params`.
-    is_of_keras = not any(isinstance(part, tf.Variable) for part in parts)
-    name = getattr(element, "__name__", type(element).__name__)
-    return Held(parts, name) if parts and is_of_keras else None
+    if not parts or _has_tensorflow_variables(element):
+        return None
+    return Held(parts, getattr(element, "__name__", type(element).__name__))
+
+
+def _has_tensorflow_variables(element: Any) -> bool:
+    return any(isinstance(part, tf.Variable) for part in _held(element, set()))
 
 
 def _held(node: Any, seen: set[int]) -> Iterator[Any]:

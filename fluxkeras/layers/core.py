@@ -187,6 +187,10 @@ class Chain(Container, keras.Model):
         self.get_config()  # raises what Keras would raise after it has emptied the file
         super().save(*args, **kwargs)
 
+    def save_weights(self, *args: Any, **kwargs: Any) -> None:
+        self.check_variables()
+        super().save_weights(*args, **kwargs)
+
     def export(self, *args: Any, input_signature: Any = None, **options: Any) -> None:
         shape = (self.get_build_config() or {}).get("input_shape")
         if input_signature is None and (self._first.specs or shape):

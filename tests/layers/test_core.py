@@ -679,3 +679,30 @@ def test_saving_says_what_could_not_be_loaded_and_how_to_register_it(part, told,
     ):
         m.save(path)
     assert path.read_bytes() == b"an older model"
+
+
+class OfTensorFlow:
+    """A layer of a plain object's, with a variable that Keras does not know of."""
+
+    def __init__(self):
+        self.w = tf.Variable([2.0])
+
+    def __call__(self, x):
+        return self.w * x
+
+    def get_config(self):
+        return {}
+
+
+@pytest.mark.parametrize("around", [lambda m: m, lambda m: Chain(Dense(3, 3), m)])
+@pytest.mark.parametrize(
+    "save", [lambda m, f: m.save(f / "m.keras"), lambda m, f: m.save_weights(f / "m.weights.h5")]
+)
+def test_what_keras_would_lose_is_not_saved(around, save, tmp_path):
+    m = around(Chain(Dense(3, 3), OfTensorFlow(), name="mine"))
+    message = r"^Saving mine expects a layer 1 whose .* OfTensorFlow\(\), which has a tf\.Variable"
+
+    with pytest.raises(ValueError, match=message):
+        save(m, tmp_path)
+
+    assert not list(tmp_path.iterdir())
