@@ -13,7 +13,7 @@ class ShapeError(ValueError):
     """A tensor has another shape than its reader expects."""
 
 
-class NonFiniteError(FloatingPointError):
+class NonFiniteError(FloatingPointError, ValueError):
     """A loss is NaN or infinite. It was raised before the update that would have spread it.
 
     Attributes:
