@@ -692,7 +692,7 @@ def test_registered_objects_and_functions_save_and_load(tmp_path):
     [
         (lambda x: x, "that can be found by its name, got <lambda> ("),
         (named, "that can be found by its name, got named ("),
-        (functools.partial(tf.pow, y=2), "that can be found by its name, got partial(pow, y=2). "),
+        (functools.partial(named, 1), "that can be found by its name, got named ("),
         (Affine([[1.0]], [0.0]), "that can be made again, got Affine(). Give Affine a method "),
     ],
 )
