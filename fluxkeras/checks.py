@@ -21,7 +21,7 @@ class ShapeError(ValueError):
     """
 
 
-class NonFiniteError(FloatingPointError):
+class NonFiniteError(FloatingPointError, ValueError):
     """A loss is NaN or infinite. It was raised before the update that would have spread it.
 
     Attributes:

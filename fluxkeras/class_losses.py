@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from fluxkeras.activations import float_tensor, logsoftmax
@@ -230,6 +231,7 @@ def ctc_loss(y_hat: Any, y: Any) -> Tensor:
 
     Raises:
         ShapeError: if `y_hat` has not two axes, or `y` not one.
+        ValueError: if a label is none of these. In a compiled function no label is looked at.
 
     Example:
         >>> y_hat = tf.math.log([[0.6, 0.4], [0.3, 0.7]])
@@ -245,6 +247,7 @@ def ctc_loss(y_hat: Any, y: Any) -> Tensor:
             f"(labels,), got {tuple(y_hat.shape)} and {tuple(y.shape)}. For several sequences use "
             "tf.map_fn, or tf.nn.ctc_loss(…, blank_index=-1)."
         )
+    _check_labels(y, y_hat.shape[-1] - 2)
     logits = tf.cast(y_hat, tf.float32)
     loss = tf.nn.ctc_loss(
         y[tf.newaxis],
@@ -260,3 +263,12 @@ def ctc_loss(y_hat: Any, y: Any) -> Tensor:
     has_path = tf.size(y) + repeats <= tf.shape(y_hat)[0]
     loss = tf.where(has_path, loss[0], math.inf)
     return tf.cast(tf.where(tf.size(y) == 0, all_blank, loss), y_hat.dtype)
+
+
+def _check_labels(y: Tensor, greatest: int) -> None:
+    # TensorFlow makes a number of any labels.
+    if tf.executing_eagerly() and not np.all((y >= 0) & (y <= greatest)):
+        raise ValueError(
+            f"ctc_loss expects labels from 0 to {greatest}, since the last class is the blank, "
+            f"got {y.numpy().tolist()}."
+        )

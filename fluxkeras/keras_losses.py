@@ -19,7 +19,7 @@ from fluxkeras.basic_losses import (
     msle,
     poisson_loss,
 )
-from fluxkeras.class_losses import binary_focal_loss, focal_loss, kldivergence
+from fluxkeras.class_losses import binary_focal_loss, ctc_loss, focal_loss, kldivergence
 from fluxkeras.margin_losses import (
     dice_coeff_loss,
     hinge_loss,
@@ -33,7 +33,7 @@ __all__ = ["as_keras_loss"]
 LOSSES = (
     mse, mae, msle, huber_loss, poisson_loss, crossentropy, logitcrossentropy, binarycrossentropy,
     logitbinarycrossentropy, kldivergence, focal_loss, binary_focal_loss, hinge_loss,
-    squared_hinge_loss, siamese_contrastive_loss, dice_coeff_loss, tversky_loss,
+    squared_hinge_loss, siamese_contrastive_loss, dice_coeff_loss, tversky_loss, ctc_loss,
 )  # fmt: skip
 for _loss in LOSSES:
     keras.saving.register_keras_serializable(package="fluxkeras")(_loss)

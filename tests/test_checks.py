@@ -1,6 +1,6 @@
 import pytest
 
-from fluxkeras.checks import locate, undressed, warn
+from fluxkeras.checks import NonFiniteError, locate, undressed, warn
 
 
 class Dressed(ValueError):
@@ -63,3 +63,9 @@ def test_a_warning_points_at_the_caller():
         warn("careful")
 
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("kind", [ValueError, FloatingPointError, ArithmeticError])
+def test_a_loss_that_is_not_finite_is_caught_as_any_of_its_kinds(kind):
+    with pytest.raises(kind, match="nan"):
+        raise NonFiniteError("the loss is nan")

@@ -140,6 +140,21 @@ def test_a_sequence_of_labels_has_a_gradient():
         np.testing.assert_allclose(gradient[at], expected, atol=2e-3)
 
 
+@pytest.mark.parametrize("labels", [[0, 2], [-1], [3, 1]])
+def test_a_label_is_a_class_but_the_blank(labels):
+    message = (
+        f"ctc_loss expects labels from 0 to 1, since the last class is the blank, got {labels}."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ctc_loss(np.zeros((5, 3), "float32"), labels)
+
+
+def test_sequences_of_labels_are_compiled():
+    logits = rng.normal(size=(4, 3)).astype("float32")
+    loss = tf.function(ctc_loss)(logits, tf.constant([0, 1]))
+    np.testing.assert_allclose(loss, all_paths(logits, [0, 1]), rtol=1e-4)
+
+
 def test_one_sequence_at_a_time():
     with pytest.raises(ShapeError, match="logits of one sequence"):
         ctc_loss(np.zeros((2, 5, 3)), [[0], [1]])

@@ -1,6 +1,7 @@
 """Losses for Keras against the same losses called by hand."""
 
 import functools
+import inspect
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import fluxkeras
-from fluxkeras import Chain, Dense, as_keras_loss, dice_coeff_loss, mse, σ
+from fluxkeras import Chain, Dense, as_keras_loss, ctc_loss, dice_coeff_loss, mse, σ
 
 rng = np.random.default_rng(0)
 ŷ = rng.uniform(0.1, 0.9, size=(6, 4)).astype("float32")
@@ -19,6 +20,42 @@ NAMES = [
     "dice_coeff_loss", "tversky_loss", "binary_focal_loss", "focal_loss",
     "siamese_contrastive_loss",
 ]  # fmt: skip
+
+
+SEQUENCES = ["ctc_loss"]  # they take labels of another shape
+
+
+def test_no_loss_is_forgotten():
+    losses = {
+        name
+        for name, f in inspect.getmembers(fluxkeras, inspect.isfunction)
+        if list(inspect.signature(f).parameters)[:2] == ["y_hat", "y"]
+    }
+    assert losses == {*NAMES, *SEQUENCES}
+
+
+@pytest.mark.parametrize("name", NAMES + SEQUENCES)
+def test_a_loss_of_fluxkeras_is_found_again(name):
+    f = getattr(fluxkeras, name)
+    config = as_keras_loss(f).get_config()
+    assert keras.losses.deserialize(keras.losses.serialize(as_keras_loss(f))).f is f
+    assert config["f"] == f"fluxkeras>{name}"
+
+
+def test_sequences_are_called_one_by_one_and_saved(tmp_path):
+    m = Chain(Dense(2, 2))
+    m.compile("sgd", loss=as_keras_loss(ctc_loss))
+    x = rng.random((6, 2, 2)).astype("float32")
+    labels = np.zeros((6, 1), int)
+    p = np.exp(x @ m[0].kernel.numpy())
+    p /= p.sum(-1, keepdims=True)
+    blank = p[..., 1].prod(-1)  # the only path of two steps that is not the label 0
+    m.save(tmp_path / "m.keras")
+
+    again = keras.models.load_model(tmp_path / "m.keras")
+
+    expected = -np.log(1 - blank).mean()
+    np.testing.assert_allclose(again.evaluate(x, labels, verbose=0), expected, rtol=1e-4)
 
 
 def absolute(y_hat, y):

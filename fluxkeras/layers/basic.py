@@ -293,7 +293,8 @@ class Embedding(FluxLayer, keras.layers.Embedding):
         returns `(..., out)`. Fractions of another last axis are taken for indices, as Keras does.
 
     Raises:
-        ValueError: if the arguments are none of the above, or `padding_idx` is no index.
+        ValueError: if the arguments are none of the above, or `padding_idx` is no index; when
+            called on another index, but inside a compiled function.
         ShapeError: when called on one-hot arrays of another last axis.
 
     Example:
@@ -347,11 +348,22 @@ class Embedding(FluxLayer, keras.layers.Embedding):
             hot = keras.ops.cast(x, self.compute_dtype)
             y = keras.ops.tensordot(hot, self.embeddings, 1)
         else:
+            self._check_range(x)
             y = super().call(x)
         if self.padding_idx is None:
             return y
         is_padding = x[..., self.padding_idx] if is_onehot else tf.equal(x, self.padding_idx)
         return tf.where(is_padding[..., None], tf.stop_gradient(y), y)
+
+    def _check_range(self, x: Tensor) -> None:
+        # Inside a compiled function indices have no values yet.
+        has_values = tf.executing_eagerly() and hasattr(x, "numpy")
+        indices = np.ravel(x) if has_values else np.zeros(0)
+        beyond = indices[(indices < 0) | (indices >= self.input_dim)]
+        if beyond.size:
+            raise ValueError(
+                f"{self} expects indices from 0 to {self.input_dim - 1}, got {beyond[0]}."
+            )
 
     def is_onehot(self, x: Tensor) -> bool:
         """Whether `x` is to be read as one-hot arrays: Booleans, or fractions of that length."""
@@ -421,7 +433,8 @@ class EmbeddingBag(Embedding):
         - any of these with one-hot arrays for indices.
 
     Raises:
-        ValueError: if the arguments are none of the above.
+        ValueError: if the arguments are none of the above; when called on another index, but inside
+            a compiled function.
         ShapeError: when called on a single index, an empty bag, or offsets that do not start at 0,
             grow, and stay below the number of indices.
 

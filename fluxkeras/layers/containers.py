@@ -1,10 +1,12 @@
 """Layers of layers that work side by side: Parallel, SkipConnection, PairwiseFusion, Maxout."""
 
+import contextlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from fluxkeras.checks import ShapeError
 from fluxkeras.layers.base import FluxLayer
@@ -57,6 +59,20 @@ class Joined(Container):
     def join(self, *ys: Any) -> Any:
         """What the connection makes of outputs; the merging layers of Keras take a list of them."""
         return self.connection(list(ys)) if _takes_list(self.connection) else self.connection(*ys)
+
+
+@contextlib.contextmanager
+def _fitting(layer: Container, *parts: Any) -> Iterator[None]:
+    """Where an error of TensorFlow's means that arrays of other shapes do not go together."""
+    try:
+        yield
+    except (ValueError, tf.errors.InvalidArgumentError) as error:
+        shapes = [tuple(getattr(part, "shape", ())) for part in parts]
+        if isinstance(error, ShapeError) or len(set(shapes)) == 1:
+            raise
+        raise ShapeError(
+            f"{layer!r} expects shapes that go together, got {' and '.join(map(str, shapes))}."
+        ) from error
 
 
 def _takes_list(connection: Any) -> bool:
@@ -172,7 +188,8 @@ class SkipConnection(Joined):
         A layer. Its `m[0]` is the layer within.
 
     Raises:
-        ShapeError: when called, if the layer gets another shape than it expects.
+        ShapeError: when called, if the layer gets another shape than it expects, or its output
+            and its input do not go together.
 
     Example:
         >>> m = SkipConnection(Dense(2, 2, σ), tf.add)
@@ -194,7 +211,9 @@ class SkipConnection(Joined):
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         ((label, layer),) = self.by_label()
-        return self.join(self.apply(label, layer, x), x)
+        y = self.apply(label, layer, x)
+        with _fitting(self, y, x):
+            return self.join(y, x)
 
     @classmethod
     def _made(cls: Any, elements: Any, names: Any, name: str | None, connection: Any) -> Any:
@@ -220,7 +239,8 @@ class Maxout(Container):
 
     Raises:
         ValueError: if there is no layer.
-        ShapeError: when called, if a layer gets another shape than it expects.
+        ShapeError: when called, if a layer gets another shape than it expects, or the outputs
+            do not go together.
 
     Example:
         >>> Maxout(tf.square, lambda x: 3 * x)([-2.0, -1.0, 0.0, 1.0, 2.0]).numpy().tolist()
@@ -246,5 +266,6 @@ class Maxout(Container):
     def call(self, x: Any, training: bool | None = None) -> Any:
         y, *others = (self.apply(label, element, x) for label, element in self.by_label())
         for other in others:
-            y = keras.ops.maximum(y, other)
+            with _fitting(self, y, other):
+                y = keras.ops.maximum(y, other)
         return y

@@ -167,8 +167,9 @@ class Chain(Container, keras.Model):
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         if self._first.specs is None and all(map(_has_rank, keras.tree.flatten(x))):
+            of_sample = self.input_size is not None
             self._first.specs = keras.tree.map_structure(
-                lambda t: _spec(tuple(t.shape), t.dtype), x
+                lambda t: _spec(tuple(t.shape), t.dtype, of_sample), x
             )
         for label, element in self.by_label():
             x = self.apply(label, element, x)
@@ -233,12 +234,16 @@ def _has_rank(x: Any) -> bool:
     return getattr(x.shape, "rank", 0) is not None
 
 
-def _spec(shape: Any, dtype: Any) -> Any:
-    """Inputs of a shape, or several, with any batch in the place of that one."""
+def _spec(shape: Any, dtype: Any, of_sample: bool = True) -> Any:
+    """Inputs of a shape, or several, with any batch in the place of that one.
+
+    Numbers in a row are one sample; or, if not `of_sample`, a batch of indices if they are whole.
+    """
     if shape and isinstance(shape[0], tuple | list):
-        return tuple(_spec(part, dtype) for part in shape)
+        return tuple(_spec(part, dtype, of_sample) for part in shape)
     dtype = keras.backend.standardize_dtype(dtype)
-    return keras.layers.InputSpec(shape=(None, *(shape[1:] or shape)), dtype=dtype)
+    one = shape if of_sample or "int" not in dtype else ()
+    return keras.layers.InputSpec(shape=(None, *(shape[1:] or one)), dtype=dtype)
 
 
 def _plain(specs: Any) -> Any:

@@ -1,12 +1,14 @@
 """Saving the parts of a layer: functions by a name that finds them again, objects by their options.
 
-Keras saves its own layers and what is registered with it. Here the functions of TensorFlow, Keras
-and Python's `operator` are added, and an error, while saving, for what no name would find.
+Keras saves its own layers and what is registered with it. Here the functions of fluxkeras,
+TensorFlow, Keras and Python's `operator` are added, partials of all these, and an error, while
+saving, for what no name would find.
 """
 
 import functools
 import inspect
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,8 @@ import tensorflow as tf
 from fluxkeras.layers.printing import describe
 
 LIBRARIES = {
+    # By its name, since the package is not whole yet while this module is imported.
+    "fluxkeras": sys.modules["fluxkeras"],
     "operator": operator,
     "keras.activations": keras.activations,
     "keras.ops": keras.ops,
@@ -67,6 +71,10 @@ def saved(part: Any, role: str, whole: Any) -> Any:
     """
     if hasattr(part, "get_config") and hasattr(part, "from_config"):
         return keras.saving.serialize_keras_object(part)
+    if isinstance(part, functools.partial) and _is_plain((*part.args, *part.keywords.values())):
+        function = saved(part.func, role, whole)
+        options = {name: _as(list, value) for name, value in part.keywords.items()}
+        return {"partial": function, "arguments": _as(list, part.args), "options": options}
     if hasattr(part, "__name__") or isinstance(part, functools.partial):
         if name := _name(part):
             return {"function": name}
@@ -90,9 +98,12 @@ def loaded(config: Any, custom_objects: Any = None) -> Any:
     """The part of which a configuration has this."""
     keys = config.keys() if isinstance(config, dict) else ()
     if keys == {"function"}:
-        return _found(config["function"], custom_objects)
+        return _found(config["function"], _look_up(config["function"], custom_objects))
+    if keys == {"partial", "arguments", "options"}:
+        return _partial(config, custom_objects)
     if keys == {"object", "config"}:
-        return _found(config["object"], custom_objects)(**config["config"])
+        kind = keras.saving.get_registered_object(config["object"], custom_objects)
+        return _found(config["object"], kind)(**config["config"])
     return keras.saving.deserialize_keras_object(config, custom_objects=custom_objects)
 
 
@@ -105,8 +116,31 @@ def _name(function: Any) -> str | None:
     return next((name for name in names if _look_up(name) is function), None)
 
 
-def _found(name: str, custom_objects: Any) -> Any:
-    found = _look_up(name, custom_objects)
+def _partial(config: Any, custom_objects: Any) -> Any:
+    function = loaded(config["partial"], custom_objects)
+    arguments = _as(tuple, config["arguments"])
+    options = {name: _as(tuple, value) for name, value in config["options"].items()}
+    if not _is_plain((*arguments, *options.values())):
+        raise ValueError(
+            f"Loading expects the arguments of {describe(function)} to be numbers, words and "
+            f"tuples of them, got {arguments} and {options}."
+        )
+    return functools.partial(function, *arguments, **options)
+
+
+def _as(kind: type, x: Any) -> Any:
+    """Tuples and lists as one of both: files have no tuples, and functions take these for lists."""
+    return kind(_as(kind, part) for part in x) if isinstance(x, tuple | list) else x
+
+
+def _is_plain(x: Any) -> bool:
+    if isinstance(x, tuple | list):
+        return all(map(_is_plain, x))
+    # A file from elsewhere is not to have a function of TensorFlow's write to a path.
+    return x is None or isinstance(x, int | float) or (isinstance(x, str) and "/" not in x)
+
+
+def _found(name: str, found: Any) -> Any:
     if found is None:
         raise ValueError(
             f"Loading expects {name!r} to be registered. Import the module that has it first."
@@ -117,7 +151,10 @@ def _found(name: str, custom_objects: Any) -> Any:
 def _look_up(name: str, custom_objects: Any = None) -> Any:
     library, _, short = name.rpartition(".")
     registered = keras.saving.get_registered_object(name, custom_objects)
-    return registered or getattr(LIBRARIES.get(library), short, None)
+    found = registered or getattr(LIBRARIES.get(library), short, None)
+    # Training is no part of a layer; its `save` writes a file.
+    is_of_training = str(getattr(found, "__module__", "")).startswith("fluxkeras.training")
+    return None if is_of_training else found
 
 
 def _place(function: Any) -> str:

@@ -444,3 +444,14 @@ def test_a_lambda_as_an_activation_cannot_be_saved(layer):
 
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         layer.get_config()
+
+
+@pytest.mark.parametrize("make", [Embedding, EmbeddingBag])
+@pytest.mark.parametrize("index", [7, 4, -1])
+def test_indices_are_in_range(make, index):
+    layer = make(4, 2)
+    message = rf"{make.__name__}\(4 => 2\) expects indices from 0 to 3, got {index}\."
+
+    with pytest.raises(ValueError, match=message):
+        layer([0, index])
+    np.testing.assert_array_equal(Embedding(np.eye(4))([0, 3]), np.eye(4)[[0, 3]])

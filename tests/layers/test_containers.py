@@ -347,3 +347,29 @@ def test_errors_show_the_call_that_was_meant():
         TypeError, match=r"^Maxout expects layers and other callables, got 'a' at 0"
     ):
         Maxout("a", 3)
+
+
+def in_graph(m):
+    return tf.function(m, autograph=False)  # AutoGraph makes an error of its own of any
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, in_graph, Chain], ids=["eager", "graph", "chain"])
+@pytest.mark.parametrize(
+    ("m", "message"),
+    [
+        (
+            SkipConnection(Dense(2, 3), tf.add),
+            "SkipConnection(Dense(2, 3), add) expects shapes that go together, "
+            "got (5, 3) and (5, 2).",
+        ),
+        (
+            Maxout(Dense(2, 3), Dense(2, 4)),
+            "Maxout(Dense(2, 3), Dense(2, 4)) expects shapes that go together, "
+            "got (5, 3) and (5, 4).",
+        ),
+    ],
+    ids=["SkipConnection", "Maxout"],
+)
+def test_shapes_that_do_not_go_together_are_told(m, message, wrap):
+    with pytest.raises(ShapeError, match=re.escape(message)):
+        wrap(m)(tf.ones((5, 2)))

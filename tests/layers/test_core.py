@@ -457,6 +457,35 @@ def test_chain_of_indices_exports_as_it_was_called(tmp_path):
 
 
 @NEEDS_SIGNATURE
+@pytest.mark.parametrize("from_file", [False, True])
+def test_indices_in_a_row_are_a_batch_where_no_layer_knows_a_size(from_file, tmp_path):
+    m = Chain(Embedding(5, 3), Dense(3, 2))
+    x = np.array([1, 2, 3, 4])
+    m(x)
+    if from_file:
+        m.save(tmp_path / "m.keras")
+        m = keras.models.load_model(tmp_path / "m.keras")
+
+    m.export(tmp_path / "saved")
+    saved = tf.saved_model.load(tmp_path / "saved")
+
+    expected = m[0].embeddings.numpy()[x[:3]] @ m[1].kernel.numpy()
+    np.testing.assert_allclose(saved.serve(x[:3]), expected, rtol=1e-5)
+
+
+@NEEDS_SIGNATURE
+def test_whole_numbers_in_a_row_are_a_sample_where_a_layer_knows_their_number(tmp_path):
+    m = Chain(Dense(3, 2))
+    m(np.array([1, 2, 3]))
+    x = np.array([[1, 2, 3], [4, 5, 6]])
+
+    m.export(tmp_path / "saved")
+    saved = tf.saved_model.load(tmp_path / "saved")
+
+    np.testing.assert_allclose(saved.serve(x), x @ m[0].kernel.numpy(), rtol=1e-5)
+
+
+@NEEDS_SIGNATURE
 def test_chain_exports_with_a_signature_where_its_layers_know_no_size(tmp_path):
     m = Chain(Embedding(10, 4), flatten, Dense(12, 2), name="words")
     x = tf.constant([[1, 2, 3]])
@@ -663,7 +692,7 @@ def test_registered_objects_and_functions_save_and_load(tmp_path):
     [
         (lambda x: x, "that can be found by its name, got <lambda> ("),
         (named, "that can be found by its name, got named ("),
-        (functools.partial(tf.pow, y=2), "that can be found by its name, got partial(pow, y=2). "),
+        (functools.partial(named, 1), "that can be found by its name, got named ("),
         (Affine([[1.0]], [0.0]), "that can be made again, got Affine(). Give Affine a method "),
     ],
 )

@@ -1,4 +1,5 @@
 import functools
+import inspect
 import operator
 import re
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import fluxkeras
 from fluxkeras import (
     GRU,
     LSTM,
@@ -23,6 +25,7 @@ from fluxkeras import (
     RNNCell,
     Scale,
     WeightNorm,
+    normalise,
     relu,
     softmax,
 )
@@ -91,20 +94,75 @@ def test_what_is_gone_is_named():
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (functools.partial(tf.nn.softmax, axis=-1), r"partial\(softmax, axis=-1\)"),
+        (functools.partial(tf.cast, dtype=tf.float16), r"partial\(cast, dtype=tf\.float16\)"),
+        (functools.partial(tf.print, output_stream="file:///x"), r"partial\(print, output.*\)"),
         (Offset(1).__call__, r"__call__ \(.*test_saving\.py, line \d+\)"),
         (np.tanh, "tanh"),
     ],
-    ids=["partial", "method", "ufunc"],
+    ids=["object in partial", "path in partial", "method", "ufunc"],
 )
 def test_what_is_like_a_function_is_to_be_one(function, words):
     with pytest.raises(ValueError, match=rf"found by its name, got {words}\. Write it with def"):
         saved(function, "a layer 1", WHOLE)
 
 
-def test_a_function_is_told_with_its_place():
+@pytest.mark.parametrize("function", [lambda x: x, functools.partial(lambda x, n: x, n=1)])
+def test_a_function_is_told_with_its_place(function):
     with pytest.raises(ValueError, match=r"got <lambda> \(.*test_saving\.py, line \d+\)\. Write"):
-        saved(lambda x: x, "a layer 1", WHOLE)
+        saved(function, "a layer 1", WHOLE)
+
+
+FUNCTIONS = {
+    name: function
+    for name, function in inspect.getmembers(fluxkeras, inspect.isfunction)
+    if name in fluxkeras.__all__
+}
+
+
+def test_all_functions_of_fluxkeras_but_those_of_training_are_found_again():
+    trains = {n for n, f in FUNCTIONS.items() if f.__module__.startswith("fluxkeras.training")}
+    assert {"save", "load", "train"} <= trains
+    for name in FUNCTIONS.keys() - trains:
+        function = FUNCTIONS[name]
+        assert loaded(saved(function, "a layer 1", WHOLE)) is function, name
+    for name in trains:
+        with pytest.raises(ValueError, match="can be found by its name"):
+            saved(FUNCTIONS[name], "a layer 1", WHOLE)
+
+
+def test_functions_of_fluxkeras_are_saved_with_a_chain(tmp_path):
+    m = Chain(
+        Dense(3, 4),
+        normalise,
+        functools.partial(fluxkeras.pad_constant, pad=(1, 0), value=2.0, dims=-1),
+        functools.partial(tf.reshape, shape=(-1, 5, 1)),
+        fluxkeras.batched_transpose,
+    )
+    x = np.random.default_rng(0).random((6, 3)).astype("float32")
+    m.save(tmp_path / "m.keras")
+
+    again = keras.models.load_model(tmp_path / "m.keras")
+
+    h = x @ m[0].kernel.numpy()
+    h = (h - h.mean(0)) / h.std(0)
+    expected = np.pad(h, [(0, 0), (1, 0)], constant_values=2)[:, None]
+    np.testing.assert_allclose(again(x), expected, rtol=1e-3, atol=1e-4)
+    assert again[2].keywords == m[2].keywords
+    assert str(again) == str(m)
+
+
+def test_what_is_loaded_has_plain_arguments_only():
+    options = {"output_stream": "file:///x"}
+    config = {"partial": {"function": "tf.print"}, "arguments": [], "options": options}
+
+    with pytest.raises(ValueError, match=r"^Loading expects the arguments of print to be numbers"):
+        loaded(config)
+
+
+@pytest.mark.parametrize("name", ["tf.load_op_library", "fluxkeras.relu"])
+def test_only_what_is_registered_is_called_while_loading(name):
+    with pytest.raises(ValueError, match=f"^Loading expects '{name}' to be registered"):
+        loaded({"object": name, "config": {}})
 
 
 # --- Initialisers --------------------------------------------------------------------------------
