@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -15,7 +16,8 @@ class Interrupts:
 
     A second one does not wait. What a signal does is what it did before: Ctrl-C raises
     `KeyboardInterrupt`, and a handler of the user's is called. SIGTERM, which would end the process
-    at once, raises `SystemExit`, so that the program can tidy up.
+    at once, raises `SystemExit`, so that the program can tidy up. What is raised in a finalizer,
+    where Python ignores it, is raised again at the next release.
 
     Attributes:
         held: whether steps are under way.
@@ -25,6 +27,9 @@ class Interrupts:
         self.held = False
         self._handlers: dict[int, Any] = {}
         self._waiting: tuple[int, FrameType | None] | None = None
+        self._raised: BaseException | None = None
+        self._last: tuple[int, FrameType | None] | None = None
+        self._hook = sys.unraisablehook
 
     def __enter__(self) -> "Interrupts":
         # Python handles signals in the main thread alone.
@@ -33,11 +38,15 @@ class Interrupts:
                 # None stands for a handler that was not installed by Python.
                 if signal.getsignal(number) not in (None, signal.SIG_IGN):
                     self._handlers[number] = signal.signal(number, self._on_signal)
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._on_ignored
         return self
 
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        if sys.unraisablehook == self._on_ignored:
+            sys.unraisablehook = self._hook
+        self._raised = None
         self.release()
 
     def hold(self) -> None:
@@ -67,9 +76,18 @@ class Interrupts:
             self._waiting = None
             self._deliver(number, frame)
 
+    def _on_ignored(self, unraisable: Any) -> None:
+        if self._raised is not None and unraisable.exc_value is self._raised:
+            self._waiting, self._raised = self._last, None
+        else:
+            self._hook(unraisable)
+
     def _deliver(self, number: int, frame: FrameType | None) -> None:
         handler = self._handlers[number]
-        if callable(handler):
+        try:
+            if not callable(handler):
+                raise SystemExit(128 + number)  # as a shell tells that a signal ended a program
             handler(number, frame)
-        else:
-            raise SystemExit(128 + number)  # as a shell tells that a signal ended a program
+        except BaseException as error:
+            self._raised, self._last = error, (number, frame)
+            raise

@@ -1,6 +1,7 @@
 import os
 import random
 import signal
+import sys
 import threading
 import time
 
@@ -199,3 +200,53 @@ def test_training_in_a_callback_hands_a_signal_on():
 
     assert len(history) == 2 and ends == [1]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+class Late:
+    """Something whose finalizer is under way when a signal comes."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        send(self.number)
+        for _ in range(1000):  # Python calls handlers between its instructions
+            pass
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_a_signal_within_a_finalizer_is_not_lost(form, number, error):
+    run = Run()
+
+    def data():
+        for i in range(100):
+            late = Late(number) if i == 5 else None
+            del late
+            yield run.batch
+
+    hook = sys.unraisablehook
+    with pytest.raises(error) as raised:
+        train(run.loss, data(), run.opt, form=form, progress=False)
+
+    assert 5 <= len(raised.value.history) <= 6
+    assert int(run.opt.iterations) == len(raised.value.history)
+    assert sys.unraisablehook is hook
+
+
+def test_what_others_raise_in_a_finalizer_is_ignored_as_ever(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+
+    class Faulty:
+        def __del__(self):
+            raise OverflowError
+
+    run = Run()
+    batches = [run.batch] * 3
+    history = train(run.loss, batches, run.opt, cb=lambda: bool(Faulty()), progress=False)
+
+    assert len(history) == 3
+    assert [unraisable.exc_type for unraisable in seen] == [OverflowError] * 3
