@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from fluxkeras.checks import NonFiniteError
 from fluxkeras.hyper_parameters import Number
 from fluxkeras.optimisers import OPTIONS, At, Rule, Step, parameters_first, registered
 from fluxkeras.parameters import key
@@ -140,7 +142,8 @@ class ClipNorm(Rule):
 
     Raises:
         TypeError, ValueError: `omega` is no number from 0, or `p` none above 0.
-        tf.errors.InvalidArgumentError: when applied, if `throw`: a gradient is not finite.
+        NonFiniteError: when applied, if `throw`: a gradient is not finite. In a compiled function
+            it is a `tf.errors.InvalidArgumentError`.
 
     Example:
         >>> x = tf.Variable([0.0, 0.0])
@@ -185,6 +188,8 @@ class ClipNorm(Rule):
             "made it so, or write ClipNorm(throw=False)"
         )
         checked = [g for g in arrays if g is not None and self.throw]
+        if tf.executing_eagerly() and not all(np.isfinite(g).all() for g in checked):
+            raise NonFiniteError(f"{message}.")
         return [tf.debugging.assert_all_finite(g, message) for g in checked]
 
 

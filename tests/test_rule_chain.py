@@ -225,7 +225,8 @@ def test_a_gradient_without_a_norm_changes_nothing(compiled, bad):
     def apply():
         chain.apply([tf.constant([1.0]), tf.constant([bad])], variables)
 
-    with pytest.raises(tf.errors.InvalidArgumentError, match="ClipNorm expects gradients with a"):
+    error = ValueError if compiled is None else tf.errors.InvalidArgumentError
+    with pytest.raises(error, match="ClipNorm expects gradients with a"):
         apply() if compiled is None else tf.function(apply)()
 
     assert [float(v[0]) for v in variables] == [1, 2]
