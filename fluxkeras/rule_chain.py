@@ -188,8 +188,10 @@ class ClipNorm(Rule):
             "made it so, or write ClipNorm(throw=False)"
         )
         checked = [g for g in arrays if g is not None and self.throw]
-        if tf.executing_eagerly() and not all(np.isfinite(g).all() for g in checked):
-            raise NonFiniteError(f"{message}.")
+        if tf.executing_eagerly():
+            if not all(np.isfinite(g).all() for g in checked):
+                raise NonFiniteError(f"{message}.")
+            return []
         return [tf.debugging.assert_all_finite(g, message) for g in checked]
 
 
@@ -374,13 +376,16 @@ class MixedPrecision(OptimiserChain):
         with tf.init_scope():
             for copy, variable in zip(self.copies, variables, strict=True):
                 copy.assign(ops.cast(variable, self.dtype))
+        self.__dict__["_trained"] = variables
         self.__dict__["of_parameter"] = dict(zip(map(key, variables), self.copies, strict=True))
         super().build(self.copies)
 
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
-        if trainable_variables is None:
+        if trainable_variables is None and not self.built:
             raise ValueError("MixedPrecision expects the variables of the gradients, got none.")
-        self.build(list(trainable_variables))
+        # As Keras has it: without variables, those that it was built for.
+        trainable_variables = list(trainable_variables or self._trained)
+        self.build(trainable_variables)
         copies = [self.of_parameter[key(v)] for v in trainable_variables]
         for copy, variable in zip(copies, trainable_variables, strict=True):
             value = tf.convert_to_tensor(variable)

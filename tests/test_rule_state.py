@@ -17,6 +17,7 @@ from fluxkeras import (
     ClipNorm,
     Dense,
     Descent,
+    MixedPrecision,
     Momentum,
     OptimiserChain,
     RMSProp,
@@ -369,6 +370,17 @@ def test_flush_makes_the_step_of_the_mean_of_what_is_left(form, count):
     means = np.clip([part.mean(axis=0) for part in parts], -0.5, 0.5)
     np.testing.assert_allclose(x, flux.adam(np.ones(3), means, 0.125), rtol=1e-5, atol=1e-6)
     assert [int(rule.iterations) for rule in opt.rules[1:]] == [len(parts)] * 2
+
+
+def test_flush_of_a_chain_in_higher_precision():
+    x = keras.Variable([1.0], dtype="float16")
+    opt = MixedPrecision(AccumGrad(4), Descent(0.5))
+
+    for gradient in (0.25, 0.75):
+        opt.apply([tf.constant([gradient], "float16")], [x])
+    flush(opt)
+
+    assert (x.numpy().tolist(), int(opt.rules[1].iterations)) == ([0.75], 1)
 
 
 def test_flush_does_nothing_where_nothing_is_left():
