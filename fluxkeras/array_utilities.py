@@ -153,7 +153,7 @@ def unstack(x: Array, dims: int) -> list[Array]:
     Source: MLUtils' `unstack`.
     """
     x = _asarray(x)
-    axis = _axis("unstack", x, dims)
+    axis = axis_of("unstack", x, dims)
     return [x[_at(axis, i)] for i in range(_length("unstack", x, axis))]
 
 
@@ -248,7 +248,7 @@ def chunk(
         axis, length = 0, len(x)
     else:
         x = _asarray(x)
-        axis = _axis("chunk", x, dims)
+        axis = axis_of("chunk", x, dims)
         length = _length("chunk", x, axis)
     sizes = _chunk_sizes(length, n, size, npartitions)
     bounds = itertools.pairwise([0, *itertools.accumulate(sizes)])
@@ -392,7 +392,7 @@ def rpad_constant(
     """
     v = _asarray(v)
     wanted = range(len(v.shape)) if dims is None else np.atleast_1d(dims).tolist()
-    axes = [_axis("rpad_constant", v, axis) for axis in wanted]
+    axes = [axis_of("rpad_constant", v, axis) for axis in wanted]
     lengths = list(n) if isinstance(n, tuple | list) else [n] * len(axes)
     if len(lengths) != len(axes):
         raise ValueError(f"rpad_constant expects a length for each of {len(axes)} axes, got {n!r}.")
@@ -671,7 +671,8 @@ def _asarray(x: Any) -> Array:
     return np.asarray(x) if isinstance(x, PLAIN) else x
 
 
-def _axis(name: str, x: Array, dims: int) -> int:
+def axis_of(name: str, x: Array, dims: int) -> int:
+    """An axis of an array, counted from 0."""
     rank = len(x.shape)
     if not -rank <= dims < rank:
         raise ShapeError(

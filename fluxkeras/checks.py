@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 __all__ = ["CheckpointError", "NonFiniteError", "ShapeError"]
 
 
@@ -82,6 +84,18 @@ def at_batch(position: int, signature: Any) -> Iterator[None]:
     except Exception as error:
         locate(error, f"batch {position} ({signature})")
         raise
+
+
+def outside(indices: Any, n: int | None) -> Any:
+    """The first of some indices that is not from 0 to below `n`, or None.
+
+    Inside a function that is compiled indices have no values yet: None.
+    """
+    if not hasattr(indices, "numpy"):
+        return None
+    values = np.ravel(indices)
+    beyond = values[(values < 0) | (False if n is None else values >= n)]
+    return beyond[0] if beyond.size else None
 
 
 def warn(message: str) -> None:

@@ -3,12 +3,11 @@
 import math
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from fluxkeras.activations import float_tensor, logsoftmax
 from fluxkeras.basic_losses import crossentropy
-from fluxkeras.checks import ShapeError
+from fluxkeras.checks import ShapeError, outside
 from fluxkeras.pairs import Aggregate, Axes, Tensor, epsilon, paired
 
 __all__ = [
@@ -267,7 +266,7 @@ def ctc_loss(y_hat: Any, y: Any) -> Tensor:
 
 def _check_labels(y: Tensor, greatest: int) -> None:
     # TensorFlow makes a number of any labels.
-    if tf.executing_eagerly() and not np.all((y >= 0) & (y <= greatest)):
+    if outside(y, greatest + 1) is not None:
         raise ValueError(
             f"ctc_loss expects labels from 0 to {greatest}, since the last class is the blank, "
             f"got {y.numpy().tolist()}."

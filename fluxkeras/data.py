@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from fluxkeras.array_utilities import batch
 from fluxkeras.nested import is_nested_list as is_nested_list  # for those that import it from here
 from fluxkeras.nested import map_parts, parts_of
-from fluxkeras.observations import generator, observed
+from fluxkeras.observations import Collate, collator, generator, observed
 
 __all__ = ["DataLoader", "eachobs", "prefetch", "repeated"]
 
@@ -116,7 +115,7 @@ class DataLoader(Iterable[Any]):
         *,
         shuffle: bool = False,
         partial: bool = True,
-        collate: Callable[[list[Any]], Any] | bool | None = None,
+        collate: Collate | bool | None = None,
         parallel: bool = False,
         num_workers: int = 0,
         rng: np.random.Generator | int | None = None,
@@ -127,8 +126,7 @@ class DataLoader(Iterable[Any]):
                 "DataLoader expects a batchsize, a whole number from 1, or -1 for single samples, "
                 f"got {batchsize!r}."
             )
-        if not (collate is None or isinstance(collate, bool) or callable(collate)):
-            raise TypeError(f"DataLoader expects collate to be a function, got {collate!r}.")
+        self.collate = collator("DataLoader", collate)
         if not isinstance(num_workers, int | np.integer) or num_workers < 0:
             raise ValueError(
                 f"DataLoader expects num_workers, a whole number from 0, got {num_workers!r}."
@@ -139,7 +137,6 @@ class DataLoader(Iterable[Any]):
         self.batchsize = int(batchsize)
         self.shuffle = shuffle
         self.partial = partial
-        self.collate: Any = {True: batch, False: list}.get(collate, collate)  # type: ignore[arg-type]
         self.parallel = parallel
         self.num_workers = num_workers or os.cpu_count() or 1
         self.rng = generator(rng if seed is None else seed) if shuffle else None

@@ -38,6 +38,7 @@ __all__ = [
 
 Rng: TypeAlias = np.random.Generator | int | None
 Indices: TypeAlias = Any
+Collate: TypeAlias = Callable[[list[Any]], Any]
 INTEGER = int | np.integer
 BATCHED = ("auto", "never", "always")
 
@@ -712,6 +713,15 @@ def _groups(name: str, labels: Any, n: int, order: np.ndarray | None = None) -> 
 
 def _reordered(indices: Indices, order: np.ndarray | None) -> Indices:
     return indices if order is None else order[sliced(indices)]
+
+
+def collator(name: str, collate: Collate | bool | None) -> Collate | None:
+    """What makes a batch of a list of observations; None: it is taken out of the arrays at once."""
+    if collate is None or isinstance(collate, bool):
+        return {None: None, True: batch, False: list}[collate]
+    if not callable(collate):
+        raise TypeError(f"{name} expects collate to be a function, got {collate!r}.")
+    return collate
 
 
 def sliced(indices: Indices) -> Indices:

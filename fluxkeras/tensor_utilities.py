@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from fluxkeras.activations import float_tensor
-from fluxkeras.checks import ShapeError
+from fluxkeras.array_utilities import axis_of
+from fluxkeras.checks import ShapeError, outside
 
 __all__ = [
     "batched_adjoint",
@@ -303,16 +304,11 @@ def _places(owner: str, idx: Any, *more: Any) -> Tensor:
 
 
 def _expect_in_range(owner: str, places: Tensor, lengths: Any) -> None:
-    if not hasattr(places, "numpy"):  # within a tf.function
-        return
-    for axis, indices in enumerate(np.moveaxis(places.numpy(), -1, 0)):
+    for axis in range(places.shape[-1]):
         n = lengths[axis]
-        outside = indices[(indices < 0) | (False if n is None else indices >= n)]
-        if outside.size:
+        if (index := outside(places[..., axis], n)) is not None:
             wanted = "from 0" if n is None else f"from 0 to {n - 1}"
-            raise ValueError(
-                f"{owner} expects indices {wanted} along axis {axis}, got {outside[0]}."
-            )
+            raise ValueError(f"{owner} expects indices {wanted} along axis {axis}, got {index}.")
 
 
 # --- Orders --------------------------------------------------------------------------------------
@@ -345,7 +341,7 @@ def topk(x: Any, k: int, *, dims: int = -1, rev: bool = True) -> tuple[Tensor, T
     Source: MLUtils' `topk`, along the first axis by default.
     """
     x = tf.convert_to_tensor(x)
-    axis = _axis("topk", x, dims)
+    axis = axis_of("topk", x, dims)
     n = x.shape[axis]
     if not isinstance(k, int | np.integer) or k < 1 or (n is not None and k > n):
         raise ValueError(f"topk expects k to be a whole number from 1 to {n}, got {k!r}.")
@@ -410,12 +406,12 @@ def batched_searchsortedlast(xp: Any, x: Any, *, dims: int = -1, rev: bool = Fal
 
 def _searched(owner: str, xp: Any, x: Any, dims: int, rev: bool, side: str) -> Tensor:
     xp, x = _of_one_dtype(xp, x)
-    axis = _axis(owner, x, dims)
+    axis = axis_of(owner, x, dims)
     x = keras.ops.moveaxis(x, axis, -1)
     if len(xp.shape) == 1:
         xp = tf.broadcast_to(xp, [*keras.ops.shape(x)[:-1], keras.ops.shape(xp)[0]])
     else:
-        xp = keras.ops.moveaxis(xp, _axis(owner, xp, dims), -1)
+        xp = keras.ops.moveaxis(xp, axis_of(owner, xp, dims), -1)
     if not xp.shape[:-1].is_compatible_with(x.shape[:-1]):
         raise ShapeError(
             f"{owner} expects arrays that differ in the length of axis {dims} alone, got "
@@ -433,15 +429,6 @@ def _of_one_dtype(*arrays: Any) -> list[Tensor]:
     tensors = list(map(tf.convert_to_tensor, arrays))
     names = [keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors]
     return [tf.cast(tensor, keras.backend.result_type(*names)) for tensor in tensors]
-
-
-def _axis(owner: str, x: Tensor, dims: int) -> int:
-    rank = len(x.shape)
-    if not -rank <= dims < rank:
-        raise ShapeError(
-            f"{owner} expects an axis of an array of shape {tuple(x.shape)}, got dims={dims}."
-        )
-    return dims % rank
 
 
 def _expect_matrices(owner: str, A: Tensor, ranks: tuple[int, ...]) -> None:

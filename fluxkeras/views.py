@@ -3,14 +3,22 @@
 `data` is what the functions of observations take: see `fluxkeras.observations`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from fluxkeras.array_utilities import batch
 from fluxkeras.checks import warn
-from fluxkeras.observations import INTEGER, Indices, Lazy, getobs, observed, sliced
+from fluxkeras.observations import (
+    INTEGER,
+    Collate,
+    Indices,
+    Lazy,
+    collator,
+    getobs,
+    observed,
+    sliced,
+)
 
 __all__ = ["BatchView", "ObsView", "batchsize"]
 
@@ -108,20 +116,18 @@ class BatchView(Lazy):
         batchsize: int = 1,
         *,
         partial: bool = True,
-        collate: Callable[[list[Any]], Any] | bool | None = None,
+        collate: Collate | bool | None = None,
     ) -> None:
         if not isinstance(batchsize, INTEGER) or batchsize < 1:
             raise ValueError(
                 f"BatchView expects a batchsize, a whole number from 1, got {batchsize!r}."
             )
-        if not (collate is None or isinstance(collate, bool) or callable(collate)):
-            raise TypeError(f"BatchView expects collate to be a function, got {collate!r}.")
+        self.collate = collator("BatchView", collate)
         self.data, self._count = observed(data, "BatchView")
         if self._count < batchsize:
             warn(f"BatchView has batches of {self._count}: there are no {batchsize} observations.")
         self.batchsize = max(min(int(batchsize), self._count), 1)
         self.partial = partial
-        self.collate: Any = {True: batch, False: list}.get(collate, collate)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         whole, rest = divmod(self._count, self.batchsize)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from fluxkeras.activations import serializable
-from fluxkeras.checks import ShapeError
+from fluxkeras.checks import ShapeError, outside
 from fluxkeras.initialisers import randn32
 from fluxkeras.layers.arguments import Arguments, options
 from fluxkeras.layers.base import FluxLayer
@@ -356,14 +356,8 @@ class Embedding(FluxLayer, keras.layers.Embedding):
         return tf.where(is_padding[..., None], tf.stop_gradient(y), y)
 
     def _check_range(self, x: Tensor) -> None:
-        # Inside a compiled function indices have no values yet.
-        has_values = tf.executing_eagerly() and hasattr(x, "numpy")
-        indices = np.ravel(x) if has_values else np.zeros(0)
-        beyond = indices[(indices < 0) | (indices >= self.input_dim)]
-        if beyond.size:
-            raise ValueError(
-                f"{self} expects indices from 0 to {self.input_dim - 1}, got {beyond[0]}."
-            )
+        if (index := outside(x, self.input_dim)) is not None:
+            raise ValueError(f"{self} expects indices from 0 to {self.input_dim - 1}, got {index}.")
 
     def is_onehot(self, x: Tensor) -> bool:
         """Whether `x` is to be read as one-hot arrays: Booleans, or fractions of that length."""

@@ -1,6 +1,6 @@
 """Layers that are made of others: their elements, names, printing and saving."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -138,7 +138,7 @@ class Container(FluxLayer, keras.layers.Layer):
         for label, part in self.by_label():
             if isinstance(part, Container):
                 part.check_variables()
-            elif not isinstance(part, keras.Layer) and _has_tensorflow_variables(part):
+            elif not isinstance(part, keras.Layer) and _are_of_tensorflow(_held(part, set())):
                 raise ValueError(
                     f"Saving {self.name} expects a layer {label} whose variables Keras can save, "
                     f"got {describe(part)}, which has a tf.Variable. Make it with param(…), or "
@@ -208,13 +208,13 @@ def _layer_of(element: Any) -> keras.Layer | None:
         return element
     parts = list(_held(element, set()))
     # Keras has no place for variables of TensorFlow's: an object that has some is left to `params`.
-    if not parts or _has_tensorflow_variables(element):
+    if not parts or _are_of_tensorflow(parts):
         return None
     return Held(parts, getattr(element, "__name__", type(element).__name__))
 
 
-def _has_tensorflow_variables(element: Any) -> bool:
-    return any(isinstance(part, tf.Variable) for part in _held(element, set()))
+def _are_of_tensorflow(parts: Iterable[Any]) -> bool:
+    return any(isinstance(part, tf.Variable) for part in parts)
 
 
 def _held(node: Any, seen: set[int]) -> Iterator[Any]:

@@ -106,6 +106,15 @@ class Steady:
             is_flat(np.diff(self.times) / np.diff(self.steps))
 
 
+def stays_steady(traced, call, calls):
+    call()
+    with Steady(traced, calls) as steady:
+        for done in range(1, calls + 1):
+            call()
+            if done % (calls // PARTS) == 0:
+                steady.mark(done)
+
+
 def is_flat(times):
     """Whether the last ones are like those after the first few, in which forms are compared."""
     early, late = times[len(times) // 4 : len(times) // 2], times[-len(times) // 4 :]
@@ -170,17 +179,11 @@ def test_many_steps_are_steady_in_every_form(form):
 @pytest.mark.parametrize("kind", DATA)
 def test_many_calls_are_steady(kind):
     traced = Traced()
-    calls = CALLS if kind in WHOLE else CALLS // 4
 
     def call():
         train(objective_of(kind, traced), DATA[kind](40), traced.opt, progress=False)
 
-    call()
-    with Steady(traced, calls) as steady:
-        for done in range(1, calls + 1):
-            call()
-            if done % (calls // PARTS) == 0:
-                steady.mark(done)
+    stays_steady(traced, call, CALLS if kind in WHOLE else CALLS // 4)
 
 
 @of_linux
@@ -196,12 +199,7 @@ def test_many_calls_that_are_broken_off_are_steady():
         yield X, Y
         raise OverflowError
 
-    call()
-    with Steady(traced, CALLS) as steady:
-        for done in range(1, CALLS + 1):
-            call()
-            if done % (CALLS // PARTS) == 0:
-                steady.mark(done)
+    stays_steady(traced, call, CALLS)
 
 
 def test_a_model_that_is_let_go_of_takes_along_what_was_compiled():
