@@ -61,6 +61,7 @@ ROWS = [
         "layers.weight_norm",
         "layers.cells",
         "training.blocks",
+        "training.callback_state",
         "training.independence",
     ],
     ["layers.recurrent", "layers.attention", "training.feed", "training.objective"],
@@ -68,7 +69,8 @@ ROWS = [
     ["training.forms"],
     ["training.runner"],
     ["training.cache"],
-    ["training.checkpoint", "training.keras_callbacks"],
+    ["training.keras_callbacks"],
+    ["training.checkpoint"],
     ["training.loop", "training.evaluation"],
     ["training.tools"],
 ]

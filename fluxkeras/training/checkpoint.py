@@ -15,7 +15,6 @@ from fluxkeras.checks import CheckpointError, warn
 from fluxkeras.data import DataLoader
 from fluxkeras.parameters import Variable, key
 from fluxkeras.training.cache import Compiled
-from fluxkeras.training.callbacks import Callbacks
 from fluxkeras.training.captures import Captures
 from fluxkeras.training.feed import Feed, feed_of
 from fluxkeras.training.history import History
@@ -27,6 +26,7 @@ from fluxkeras.training.keeping import (
     set_random_state,
     values_of,
 )
+from fluxkeras.training.keras_callbacks import AllCallbacks
 from fluxkeras.training.records import read, write
 from fluxkeras.training.step import Optimiser, memory_of
 
@@ -51,6 +51,7 @@ class Checkpoint:
     | a `DataLoader`'s permutation | the state of its generator |
     | other data | the number of batches, which are read again and left out |
     | what `cb` is or refers to, if it has `state()` and `load_state(state)` | state |
+    | Keras's callbacks in `cb` | their attributes that are numbers and arrays, but no options |
     | losses, and what the objective returned besides | arrays |
 
     Data that is drawn at random must come in the same order again: it needs a seed, as does
@@ -111,7 +112,7 @@ class Checkpoint:
         optimisers: Sequence[Optimiser],
         data: Any,
         history: History,
-        callbacks: Callbacks,
+        callbacks: AllCallbacks,
     ) -> "Call":
         """What keeps the call of `train` that begins."""
         self._run = self._run_of(optimisers)
@@ -187,6 +188,7 @@ class Call:
 
     Attributes:
         is_over: whether it was finished in an earlier process.
+        is_passed: whether another came after it there, which callbacks know of.
     """
 
     def __init__(
@@ -196,18 +198,21 @@ class Call:
         compiled: Compiled,
         data: Any,
         history: History,
-        callbacks: Callbacks,
+        callbacks: AllCallbacks,
     ) -> None:
         self._checkpoint, self._run, self._compiled = checkpoint, run, compiled
         self._data, self._history = data, history
         found = [v for v in Captures(*callbacks).kept if isinstance(v, Stateful) and v is not data]
-        self._stateful = [v for v in found if not isinstance(v, type | History)]
+        own = [v for v in found if not isinstance(v, type | History)]
+        self._stateful = [*own, *callbacks.of_keras()]
         if run.is_broken_off:
             run.read()
         saved = run.saved or {"call": -1, "is_finished": True}
         self._is_last = run.calls == saved["call"]
         self._is_resumed = run.calls <= saved["call"]
         self.is_over = self._is_resumed and (not self._is_last or saved["is_finished"])
+        self.is_passed = self.is_over and not self._is_last
+        self._has_begun = False
         run.is_broken_off = True
         self._last_save, self._cost = time.monotonic(), 0.0
 
@@ -239,14 +244,19 @@ class Call:
             self._skip(feed, done)
         self._run.restore()
         self._history.load_state(history)
-        if self._is_last:
-            for thing, state in zip(self._stateful, saved["callbacks"], strict=True):
-                thing.load_state(state)
-            set_random_state(saved["random"])
         if self.is_over:
             return f"{name}: this call of train was finished before"
         how = ", after those before it were read again and left out" if is_read_again else ""
         return f"{name}: training goes on at batch {done}{how}"
+
+    def go_on(self) -> None:
+        """Callbacks have begun, which may have set variables: put all in its state."""
+        self._has_begun = True
+        if self._is_resumed and self._is_last:
+            self._run.restore()
+            for thing, state in zip(self._stateful, self._run.saved["callbacks"], strict=True):
+                thing.load_state(state)
+            set_random_state(self._run.saved["random"])
 
     def _skip(self, feed: Feed, count: int) -> None:
         if (skipped := feed.skip(count)) < count:
@@ -284,7 +294,7 @@ class Call:
     def rescue(self) -> None:
         """The call was left by an error, after a whole step."""
         with contextlib.suppress(Exception):  # the error that is under way counts
-            if len(self._history) and not self.is_over:
+            if len(self._history) and self._has_begun and not self.is_over:
                 self._save(is_finished=False)
 
     def _save(self, is_finished: bool) -> None:
@@ -308,7 +318,7 @@ class Call:
 class Unkept:
     """A call of `train` without a checkpoint."""
 
-    is_over = False
+    is_over = is_passed = False
 
     def __init__(self, data: Any) -> None:
         self._data = data
@@ -325,4 +335,4 @@ class Unkept:
     def save_if_due(self) -> None:
         pass
 
-    finish = rescue = save_if_due
+    go_on = finish = rescue = save_if_due

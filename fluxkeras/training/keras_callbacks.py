@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
+from fluxkeras.training.callback_state import CallbackState
 from fluxkeras.training.callbacks import Callbacks, State, StopTraining
 from fluxkeras.training.captures import Captures
 from fluxkeras.training.forms import Outcome
@@ -127,6 +128,19 @@ class AllCallbacks(Callbacks):
             trained = Trained(_model_of(captured, model), optimisers)
             self._make = functools.partial(KerasTraining, self._of_keras, trained, metrics, steps)
 
+    def of_keras(self) -> list[Any]:
+        """What a checkpoint is to hold of Keras's callbacks, and of the epoch as they see it."""
+        return [*map(CallbackState, self._of_keras), self] if self._of_keras else []
+
+    def state(self) -> Any:
+        """What the epoch that is under way has given so far, for its end."""
+        return self._training and self._training.state()
+
+    def load_state(self, state: Any) -> None:
+        """Go on within that epoch."""
+        if state:
+            self._training.load_state(state)
+
     def begin(self) -> bool:
         """Training begins, or goes on: whether this epoch is to be trained."""
         if not self._of_keras:
@@ -143,9 +157,12 @@ class AllCallbacks(Callbacks):
             self._training.before()
 
     def __call__(self, state: State, outcome: Any = None) -> None:
-        super().__call__(state)
+        # Keras's first: if a function raises an error, a checkpoint has them after that batch.
         if self._training:
             self._training.after(outcome)
+        super().__call__(state)
+        if self._training and self._training.is_stopped:
+            raise StopTraining
 
     def finish(self) -> None:
         """Run what is held back, and end the epoch, if `epochs` does not."""
@@ -185,6 +202,7 @@ class KerasTraining:
     ) -> None:
         self._callbacks, self._trained, self._metrics = callbacks, trained, metrics
         self._epoch: int | None = None
+        self._step, self._values = 0, dict[str, list[np.ndarray]]()
         self._logs: dict[str, Any] | None = None
         params = {"verbose": 1, "epochs": total, "steps": steps}
         for callback in callbacks:
@@ -199,15 +217,28 @@ class KerasTraining:
             return False
         if self._epoch is None:
             self._epoch = epoch
-            self._step, self._values = 0, dict[str, list[np.ndarray]]()
+            self._step, self._values = 0, {}
             self._call("on_epoch_begin", epoch)
         return True
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether one of them has asked for the end of training."""
+        return bool(self._trained.stop_training)
+
+    def state(self) -> dict[str, Any]:
+        values = {name: np.concatenate(v) for name, v in self._values.items()}
+        return {"step": self._step, "values": values}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._step = state["step"]
+        self._values = {name: [numbers] for name, numbers in state["values"].items()}
 
     def before(self) -> None:
         self._call("on_train_batch_begin", self._step)
 
     def after(self, outcome: Outcome) -> None:
-        """Tell of a batch, or of the last of several, and end training if one wants that."""
+        """Tell of a batch, or of the last of several."""
         values = _numbers(outcome)
         self._step += len(outcome.losses)
         if outcome.is_made:
@@ -215,8 +246,6 @@ class KerasTraining:
                 self._values.setdefault(name, []).append(numbers)
         logs = {name: float(numbers[-1]) for name, numbers in values.items()}
         self._call("on_train_batch_end", self._step - 1, logs)
-        if self._trained.stop_training:
-            raise StopTraining
 
     def end_epoch(self) -> bool:
         if self._epoch is None:
@@ -226,7 +255,7 @@ class KerasTraining:
         results = {metric.name: _result(metric) for metric in self._metrics}
         self._logs = means | {name: value for name, value in results.items() if value is not None}
         self._call("on_epoch_end", epoch, self._logs)
-        return self._trained.stop_training
+        return self.is_stopped
 
     def end(self, is_whole: bool) -> None:
         self.end_epoch()

@@ -257,6 +257,7 @@ class _Steps:
     history: History
     interrupts: Interrupts
     on_nonfinite: str
+    is_wanted: bool = True
 
     def begin(self) -> None:
         """Trace the first step, so that all variables are there, and go on where training was."""
@@ -264,13 +265,14 @@ class _Steps:
         self._feed = self.call.feed()
         signature = self._feed.peek()
         self.history.timing.lap("data")
-        if signature is None:
-            return
-        with at_batch(0, signature), self.interrupts.held_back():
-            self.compiled.runner(signature, self._feed.is_same)
-        self.history.timing.lap("compiling")
-        if message := self.call.begin(self._feed):
-            announce(message)
+        if signature is not None:
+            with at_batch(0, signature), self.interrupts.held_back():
+                self.compiled.runner(signature, self._feed.is_same)
+            self.history.timing.lap("compiling")
+            if message := self.call.begin(self._feed):
+                announce(message)
+        self.is_wanted = not self.call.is_passed and self.callbacks.begin()
+        self.call.go_on()
         if self.history.stopped:  # in an earlier process
             raise StopTraining
 
@@ -280,7 +282,7 @@ class _Steps:
         Interrupts are held while an outcome is handed over.
         """
         feed, timing, done = self._feed, self.history.timing, len(self.history)
-        if not self.callbacks.begin():
+        if not self.is_wanted:
             return
         request = dataclasses.replace(self.request, most=min(self.request.most, feed.most))
         while not self.call.is_over and (signature := feed.peek()) is not None:

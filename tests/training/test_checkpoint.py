@@ -1,3 +1,4 @@
+import contextlib
 import re
 
 import keras
@@ -134,6 +135,118 @@ def test_what_was_interrupted_goes_on_in_the_same_process(tmp_path):
     run.epochs(2)  # the one that was broken off, and the last
 
     assert_same(run, whole)
+
+
+class Watcher(keras.callbacks.Callback):
+    """A callback as users write them, with a list and a count of its own."""
+
+    def __init__(self, limit=3):
+        super().__init__()
+        self.limit, self.batches, self.means = limit, 0, []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches += 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.means.append(logs["loss"])
+
+
+class KerasRun(Run):
+    """Epochs with Keras's callbacks, two calls of `train` each, which improve only at first."""
+
+    def __init__(self, path=None, data="DataLoader"):
+        super().__init__(data, path, "single")
+        self.watcher = Watcher()
+        self.callbacks = [
+            keras.callbacks.EarlyStopping("loss", patience=3, min_delta=0.2),
+            keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=2, min_delta=0.2),
+            keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.9),
+            keras.callbacks.History(),
+            self.watcher,
+        ]
+
+    def train(self, fail_at=None):
+        """Up to nine epochs, if no error comes after so many steps."""
+        done = 0
+
+        def fail():
+            nonlocal done
+            done += 1
+            if done == fail_at:
+                raise BrokenOff
+
+        for _ in epochs(9):
+            for _ in range(2):
+                train(self.loss, self.data(), self.opt, cb=[*self.callbacks, fail], **self.options)
+
+    def seen(self):
+        stopping, reducing, _, history, watcher = self.callbacks
+        return [
+            *(stopping.best, stopping.wait, stopping.best_epoch, stopping.stopped_epoch),
+            *(reducing.best, reducing.wait, float(self.opt.learning_rate)),
+            *(history.history["loss"], history.epoch, watcher.batches, watcher.means),
+        ]
+
+
+@pytest.mark.parametrize("fail_at", [3, 7, 10, 14, 15, 40, 45])
+def test_the_callbacks_of_keras_go_on(fail_at, tmp_path):
+    whole = KerasRun()
+    whole.train()
+    assert 3 < len(whole.watcher.means) < 9
+
+    with pytest.raises(BrokenOff):
+        KerasRun(tmp_path / "a.ckpt").train(fail_at)
+    again = KerasRun(tmp_path / "a.ckpt")
+    again.train()
+
+    assert_same(again, whole)
+    assert again.seen() == whole.seen()
+
+
+def test_the_options_of_a_callback_are_those_of_the_program(tmp_path):
+    with pytest.raises(BrokenOff):
+        KerasRun(tmp_path / "a.ckpt").train(20)
+    again = KerasRun(tmp_path / "a.ckpt")
+    again.callbacks[0].patience = 1
+    again.watcher.limit = 7
+    again.train()
+
+    assert (again.callbacks[0].patience, again.watcher.limit) == (1, 7)
+    assert again.callbacks[0].wait == 1
+
+
+def test_another_number_of_callbacks_is_refused(tmp_path):
+    with pytest.raises(BrokenOff):
+        KerasRun(tmp_path / "a.ckpt").train(3)
+    again = KerasRun(tmp_path / "a.ckpt")
+    del again.callbacks[0]
+    before = again.values()
+
+    with pytest.raises(CheckpointError, match="6 callbacks, and cb has or refers to 5"):
+        again.train()
+
+    assert again.watcher.means == []
+    for value, expected in zip(again.values(), before, strict=False):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_a_callback_of_keras_may_say_itself_what_is_kept(tmp_path):
+    class Own(keras.callbacks.Callback):
+        said = None
+
+        def state(self):
+            return {"my": "state"}
+
+        def load_state(self, state):
+            self.said = state
+
+    for fail_at in 3, None:
+        run = KerasRun(tmp_path / "a.ckpt")
+        run.callbacks.append(own := Own())
+        with contextlib.suppress(BrokenOff):
+            run.train(fail_at)
+
+    assert own.said == {"my": "state"}
 
 
 def test_two_objectives_with_an_optimiser_each(tmp_path):
