@@ -84,6 +84,8 @@ class DataLoader(Iterable[Any]):
         rng: what the orders are drawn with: a `numpy.random.Generator`, or a seed for one. Without
             it, `keras.utils.set_random_seed` governs.
         seed: the same, under the name that it has elsewhere.
+        shard: `(rank, workers)`, if several workers, each with such a loader, share each batch:
+            this one reads its rows of it alone. All of them need the same seed.
 
     Returns:
         An iterable with a length. `train` gathers several batches of it at once. `state` and
@@ -92,7 +94,8 @@ class DataLoader(Iterable[Any]):
     Raises:
         TypeError: `data` holds something without a first axis, or `collate` is no function.
         ValueError: the numbers of samples differ, or `batchsize` or `num_workers` is no number that
-            is meant, or there is both an `rng` and a `seed`.
+            is meant, or there is both an `rng` and a `seed`, or `shard` is no such pair, or goes
+            with single samples.
 
     Example:
         >>> loader = DataLoader((np.arange(5), np.arange(5) ** 2), batchsize=2)
@@ -120,6 +123,7 @@ class DataLoader(Iterable[Any]):
         num_workers: int = 0,
         rng: np.random.Generator | int | None = None,
         seed: int | None = None,
+        shard: tuple[int, int] | None = None,
     ) -> None:
         if not isinstance(batchsize, int | np.integer) or (batchsize < 1 and batchsize != -1):
             raise ValueError(
@@ -140,6 +144,7 @@ class DataLoader(Iterable[Any]):
         self.parallel = parallel
         self.num_workers = num_workers or os.cpu_count() or 1
         self.rng = generator(rng if seed is None else seed) if shuffle else None
+        self.shard = None if shard is None else _checked_shard(shard, self.batchsize)
         self._position = self._skipped = 0
         self._began: Any = self._rng_state()
         self._order: np.ndarray | None = None
@@ -147,13 +152,16 @@ class DataLoader(Iterable[Any]):
     @property
     def arrays(self) -> list[Any]:
         """What a batch is rows of. Where it is made otherwise, these are no arrays."""
-        is_rows = self.collate is None and self.batchsize > 0
+        is_rows = self.collate is None and self.batchsize > 0 and self.shard is None
         return parts_of(self.data) if is_rows else [self]
 
     def __iter__(self) -> Iterator[Any]:
         order, step = self.order(), self._step
-        rows = (order[start : start + step] for start in range(0, len(order), step))
-        chosen = order if self.batchsize < 0 else list(rows)
+        rows = [order[start : start + step] for start in range(0, len(order), step)]
+        if self.shard:
+            rank, workers = self.shard
+            rows = [row[part_of(len(row), workers, rank)] for row in rows]
+        chosen = order if self.batchsize < 0 else rows
         batches = self._ahead(chosen) if self.parallel else map(self.batch, chosen)
 
         def handed_over(position: int, item: Any) -> Any:
@@ -180,6 +188,10 @@ class DataLoader(Iterable[Any]):
         if self.collate is None or np.ndim(indices) == 0:
             return map_parts(itemgetter(indices), self.data)
         return self.collate([map_parts(itemgetter(i), self.data) for i in indices])
+
+    def size(self, position: int) -> int:
+        """How many samples a batch has, on all workers."""
+        return min(self._step, self.samples - position * self._step)
 
     def state(self) -> dict[str, Any]:
         """Where it is, to go on from there by `load_state`.
@@ -238,6 +250,23 @@ class DataLoader(Iterable[Any]):
         options |= {"parallel=True": self.parallel}
         words = [f"{self.samples} samples", f"batchsize={self.batchsize}"]
         return f"DataLoader({', '.join(words + [o for o, is_set in options.items() if is_set])})"
+
+
+def part_of(count: int, parts: int, i: int) -> slice:
+    """The i-th of so many parts of a row of things: the first ones may have one more."""
+    each, rest = divmod(count, parts)
+    start = i * each + min(i, rest)
+    return slice(start, start + each + (i < rest))
+
+
+def _checked_shard(shard: tuple[int, int], batchsize: int) -> tuple[int, int]:
+    match shard:
+        case (int(rank), int(workers)) if 0 <= rank < workers and batchsize > 0:
+            return rank, workers
+    raise ValueError(
+        "DataLoader expects as shard the rank of this worker and how many there are, to share "
+        f"batches, got {shard!r} with batchsize {batchsize}. Write shard=(0, 2)."
+    )
 
 
 def eachobs(data: Any, batchsize: int = -1, **options: Any) -> DataLoader:

@@ -36,12 +36,14 @@ class Signature:
     """What a compiled step is made for: the structure of a batch, each tensor's type and shape.
 
     `structure` is the tuple of the objective's arguments, with a slot in place of each tensor.
+    `samples` is how many there are on all workers, if these are the rows of one of several.
     """
 
-    def __init__(self, structure: Any, parts: tuple[Any, ...]) -> None:
+    def __init__(self, structure: Any, parts: tuple[Any, ...], samples: int | None = None) -> None:
         self.structure = structure
         self.parts = parts
-        self._key = repr(structure), parts
+        self.samples = samples
+        self._key = repr(structure), parts, samples
         self._hash = hash(self._key)
 
     @property
@@ -52,7 +54,7 @@ class Signature:
     def family(self) -> Any:
         """What signatures share that differ in lengths of axes alone."""
         kinds = [(p[0], len(p[1])) if isinstance(p, tuple) else p for p in self.parts]
-        return self._key[0], tuple(kinds)
+        return self._key[0], tuple(kinds), self.samples
 
     @property
     def is_static(self) -> bool:
@@ -70,7 +72,7 @@ class Signature:
             return parts[0][0], tuple(n[0] if len(set(n)) == 1 else None for n in lengths)
 
         parts = map(covering_part, *(signature.parts for signature in signatures))
-        return cls(signatures[0].structure, tuple(parts))
+        return cls(signatures[0].structure, tuple(parts), signatures[0].samples)
 
     def covers(self, other: "Signature") -> bool:
         """Whether what is compiled for this one runs on batches of another of its family."""
@@ -113,13 +115,16 @@ class Typed:
 
     structure: Any
     parts: tuple[Any, ...]
+    samples: int | None = None  # see `Signature`
 
     @property
     def signature(self) -> Signature:
-        return Signature(self.structure, self.parts)
+        return Signature(self.structure, self.parts, self.samples)
 
     def is_like(self, other: "Typed") -> bool:
         """Whether both are of one signature."""
+        if self.samples != other.samples:
+            return False
         if self.parts is other.parts and self.structure is other.structure:
             return True
         # A tuple and one with named fields are equal, but not printed alike.
@@ -164,6 +169,24 @@ class Batch(Typed):
 
     def tensors(self) -> tuple[Any, ...]:
         return tuple(copied(leaf) if is_array(leaf) else _now(leaf) for leaf in self.leaves)
+
+
+class Part(Batch):
+    """Those rows of a batch that one of several workers trains on.
+
+    Args:
+        batch: all of it, or those rows.
+        samples: how many all of it has.
+        rows: which of the rows of `batch` are this worker's.
+    """
+
+    __slots__ = ("samples",)
+
+    def __init__(self, batch: Batch, samples: int, rows: slice = slice(None)) -> None:
+        self.structure, self.samples = batch.structure, samples
+        self.leaves = [_now(leaf)[rows] if len(leaf.shape) else leaf for leaf in batch.leaves]
+        self.parts = tuple(map(_part, self.leaves))
+        self.is_live, self._kinds = False, None
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import keras
+import tensorflow as tf
 
 from fluxkeras.checks import warn
 from fluxkeras.parameters import Variable, key
 from fluxkeras.training.batch import Signature
 from fluxkeras.training.captures import PLAIN, Captures
+from fluxkeras.training.distribution import copies_of, distribution_of, refuse_scope
 from fluxkeras.training.objective import Objective
 from fluxkeras.training.runner import Compiler, Runner
 from fluxkeras.training.step import Optimiser, Step, memory_of
@@ -36,6 +38,7 @@ class Compiled:
     Attributes:
         captured: what the objective refers to. It is kept, as the optimisers are, so that no other
             object takes over an id.
+        distribution: the replicas that share each batch; None without a strategy.
     """
 
     def __init__(
@@ -55,18 +58,30 @@ class Compiled:
         self._closed: set[Signature] = set()
         self._seen: dict[Any, list[Signature]] = defaultdict(list)
         self._has_warned = False
+        self.distribution = distribution_of(self._known, optimisers)
         self._turn = threading.RLock()
 
     @property
     def variables(self) -> list[Variable]:
         """All that training reads or writes, each once, as far as it has been traced."""
         compilers = [*(r.compiler for r in self._runners.values()), *self._open.values()]
-        of_keras = [self._objective.variables, *(o.variables for o in self._optimisers)]
-        groups = [*of_keras, *(compiler.variables for compiler in compilers)]
         found: dict[int, Variable] = {}
-        for variable in itertools.chain(*groups):
+        for variable in self._known:
             found.setdefault(key(variable), variable)
+        # A step knows the copies that replicas have of these.
+        copies = {id(copy) for v in self._known for copy in copies_of(v)}
+        for variable in itertools.chain(*(compiler.variables for compiler in compilers)):
+            if id(variable) not in copies:
+                found.setdefault(key(variable), variable)
         return list(found.values())
+
+    @property
+    def _known(self) -> list[Variable]:
+        """The variables that are known without a step."""
+        of_keras = [self._objective.variables, *(o.variables for o in self._optimisers)]
+        named = [getattr(optimiser, "params", None) or () for optimiser in self._optimisers]
+        plain = [v for v in self.captured.kept if isinstance(v, tf.Variable)]
+        return list(itertools.chain(*of_keras, *named, plain))
 
     def begin(self) -> None:
         """A call of `train` begins."""
@@ -112,7 +127,9 @@ class Compiled:
 
     def _compiler(self, signature: Signature, same: bool) -> Compiler:
         compiler = Compiler(
-            lambda: Step(self._objective, self._optimisers, self._model, signature),
+            lambda: Step(
+                self._objective, self._optimisers, self._model, signature, self.distribution
+            ),
             same,
             self._turn,
         )
@@ -135,6 +152,7 @@ def compiled_for(loss: Callable[..., Any], optimisers: Sequence[Optimiser], mode
     A step is compiled once for each code and captures: what the objective refers to is compared
     by value where it is plain, and a changed number makes a new step, never a stale one.
     """
+    refuse_scope()
     captured = Captures(loss, model, [_hyper_parameters(o) for o in optimisers])
     identity = captured.fingerprint, tuple(map(id, optimisers)), keras.config.floatx()
 

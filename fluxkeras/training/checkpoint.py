@@ -16,7 +16,8 @@ from fluxkeras.data import DataLoader
 from fluxkeras.parameters import Variable, key
 from fluxkeras.training.cache import Compiled
 from fluxkeras.training.captures import Captures
-from fluxkeras.training.feed import Feed, feed_of
+from fluxkeras.training.distribution import Distribution
+from fluxkeras.training.feed import Feed
 from fluxkeras.training.history import History
 from fluxkeras.training.keeping import (
     Stateful,
@@ -27,6 +28,7 @@ from fluxkeras.training.keeping import (
     values_of,
 )
 from fluxkeras.training.keras_callbacks import AllCallbacks
+from fluxkeras.training.parts import feed_for
 from fluxkeras.training.records import read, write
 from fluxkeras.training.step import Optimiser, memory_of
 
@@ -216,12 +218,12 @@ class Call:
         run.is_broken_off = True
         self._last_save, self._cost = time.monotonic(), 0.0
 
-    def feed(self) -> Feed:
+    def feed(self, distribution: Distribution | None) -> Feed:
         """That of the data, in the order that it had."""
         is_loader = isinstance(self._data, DataLoader)
         if is_loader and self._is_resumed and self._is_last:
             self._data.load_state({"position": 0, "rng": self._run.saved["loader"]})
-        feed = feed_of(self._data)
+        feed = feed_for(self._data, distribution)
         self._loader = self._data.state()["rng"] if is_loader else None
         return feed
 
@@ -300,6 +302,8 @@ class Call:
     def _save(self, is_finished: bool) -> None:
         start = time.monotonic()
         self._run.take_note(self._compiled)
+        if self._compiled.distribution and not self._compiled.distribution.is_chief:
+            return
         tree = {
             "call": self._run.calls,
             "is_finished": is_finished,
@@ -323,8 +327,8 @@ class Unkept:
     def __init__(self, data: Any) -> None:
         self._data = data
 
-    def feed(self) -> Feed:
-        return feed_of(self._data)
+    def feed(self, distribution: Distribution | None) -> Feed:
+        return feed_for(self._data, distribution)
 
     def begin(self, feed: Feed) -> None:
         pass

@@ -69,9 +69,14 @@ def _feed_of(data: Any) -> Feed:
         return Gathered(data)
     if isinstance(data, tf.data.Dataset) and (size := block_size(data)):
         return Blocks(blocks_of(data, size), data, at_once=size)
+    return Items(iterator(data), data, most_ahead(data))
+
+
+def most_ahead(data: Any) -> float:
+    """How many items may be asked for before those before them are trained on."""
     if isinstance(data, prefetch):
-        return Items(_iterator(data), data, data.n)
-    return Items(_iterator(data), data, math.inf if is_independent(data) else 1)
+        return data.n
+    return math.inf if is_independent(data) else 1
 
 
 def length(data: Any) -> int | None:
@@ -89,6 +94,7 @@ class Reader:
 
     most = math.inf
     is_same = False
+    patience = PATIENCE
 
     def prepare(self, steps: int, room: int | None) -> None:
         pass
@@ -127,7 +133,7 @@ class Items(Reader):
             self._next = None
             return Chunk(signature, first.tensors(), 1, stacked=False)
         stack, batch = Stack(signature, first.leaves, room), self._next
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self.patience
         while batch and batch.is_like(first) and not (batch.is_live and stack.count):
             stack.add(batch)
             self._next = None
@@ -182,7 +188,7 @@ class Blocks(Items):
             tensors = [copied(rows[0, ...]) for rows in self._rows(1)]
             return Chunk(signature, tuple(tensors), 1, stacked=False)
         stack = Stack(signature, first.leaves, room)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self.patience
         while block and block.is_like(first):
             stack.extend(self._rows(steps - stack.count))
             if stack.count == steps or time.monotonic() > deadline:
@@ -303,7 +309,7 @@ class Ahead(Reader):
                     self._chunk = self._feed.take(signature, steps, room).on_device()
 
 
-def _iterator(data: Any) -> Iterator[Any]:
+def iterator(data: Any) -> Iterator[Any]:
     if isinstance(data, keras.utils.PyDataset):
         return _py_dataset(data)
     if not isinstance(data, Mapping | str | bytes):

@@ -17,13 +17,14 @@ from fluxkeras.training.batch import Signature
 from fluxkeras.training.cache import Compiled, compiled_for
 from fluxkeras.training.callbacks import State, StopTraining
 from fluxkeras.training.checkpoint import Call, Checkpoint, Unkept
+from fluxkeras.training.distribution import Company
 from fluxkeras.training.feed import length
 from fluxkeras.training.forms import Outcome
 from fluxkeras.training.history import History, of_step
 from fluxkeras.training.interrupts import Interrupts
 from fluxkeras.training.keras_callbacks import AllCallbacks
 from fluxkeras.training.objective import loss_and_aux
-from fluxkeras.training.progress import progress_of
+from fluxkeras.training.progress import Progress, progress_of
 from fluxkeras.training.rounds import announce, current_round
 from fluxkeras.training.step import Optimiser
 from fluxkeras.training.tuner import FORMS, Request
@@ -133,7 +134,7 @@ def train(
     request = _request(form, chunk, callbacks, length(data))
     on_nonfinite = _on_nonfinite(on_nonfinite, callbacks)
     history = History()
-    display = progress_of(request.total, wanted=progress)
+    display = progress_of(None, wanted=False)
     call: Call | Unkept = Unkept(data)
     try:
         with (
@@ -142,31 +143,50 @@ def train(
             _rescuing(lambda: call.rescue(), interrupts, callbacks),
         ):
             compiled = compiled_for(loss, optimisers, model)
+            company = Company(compiled.distribution)
+            request = company.request(request)
+            if company.is_chief:
+                display = progress_of(request.total, wanted=progress)
+            else:
+                callbacks = AllCallbacks(None)
+            if this := current_round():
+                this.agree = company.any_stops
             callbacks.attach(compiled.captured, optimisers, model, request.total)
             if checkpoint:
                 call = checkpoint.call(compiled, optimisers, data, history, callbacks)
             history.timing.lap("compiling")
-            steps = _Steps(compiled, call, callbacks, request, history, interrupts, on_nonfinite)
-            with _stoppable(history):
-                steps.begin()
-                if len(history):
-                    display.update(history.losses)
-                for outcome in steps.outcomes():
-                    history.extend(outcome.losses, outcome.aux)
-                    interrupts.release()
-                    if callbacks:
-                        with display.aside(), _after_batch(len(history) - 1):
-                            callbacks(_state(history, outcome, model), outcome)
-                    display.update(outcome.losses)
-                    call.save_if_due()
-                    history.timing.lap("callbacks")
-            with _stoppable(history), display.aside():
-                callbacks.finish()
+            steps = _Steps(
+                compiled, call, callbacks, request, history, interrupts, on_nonfinite, company
+            )
+            with _stoppable(history), company.departing():
+                _run(steps, display, model)
             call.finish()
     finally:
         display.finish()
         history.timing.lap("callbacks")
     return history
+
+
+def _run(steps: "_Steps", display: Progress, model: Any) -> None:
+    """Train to the end, or to where training is stopped, and tell of it."""
+    history, callbacks = steps.history, steps.callbacks
+    with _stoppable(history):
+        steps.begin()
+        if len(history):
+            display.update(history.losses)
+        for outcome in steps.outcomes():
+            history.extend(outcome.losses, outcome.aux)
+            steps.interrupts.release()
+            if callbacks:
+                with display.aside(), _after_batch(len(history) - 1):
+                    callbacks(_state(history, outcome, model), outcome)
+            display.update(outcome.losses)
+            steps.call.save_if_due()
+            history.timing.lap("callbacks")
+    with display.aside():
+        callbacks.finish()
+    if history.stopped:
+        raise StopTraining
 
 
 def trainstep(loss: Callable[..., Any], *arguments: Any) -> Any:
@@ -257,12 +277,13 @@ class _Steps:
     history: History
     interrupts: Interrupts
     on_nonfinite: str
+    company: Company
     is_wanted: bool = True
 
     def begin(self) -> None:
         """Trace the first step, so that all variables are there, and go on where training was."""
         self.compiled.begin()
-        self._feed = self.call.feed()
+        self._feed = self.call.feed(self.compiled.distribution)
         signature = self._feed.peek()
         self.history.timing.lap("data")
         if signature is not None:
@@ -293,6 +314,7 @@ class _Steps:
             timing.lap("compiling")
             most = int(min(plan.steps, self.call.left(done)))
             chunk = feed.take(signature, most, plan.room)
+            self.company.go_on(signature, chunk.count)
             timing.ran_as(plan.arm.form, plan.steps, runner.tuner.dropped)
             timing.lap("data")
             meanwhile = functools.partial(feed.prepare, plan.steps, plan.room)

@@ -68,16 +68,19 @@ class Round:
         stopped: whether this is the last epoch: a `train` within it was stopped.
         trainings: what is told where epochs end, by `end_epoch()`, and that there are no more, by
             `end(is_whole)`; under what tells one from another.
+        agree: what several workers make of whether one of them was stopped.
     """
 
     def __init__(self, total: int) -> None:
         self.epoch, self.total = 0, total
         self.stopped = False
+        self.agree: Callable[[bool], bool] = bool
         self.trainings: dict[Any, Any] = {}
 
     def end_epoch(self) -> None:
         for training in self.trainings.values():
             self.stopped |= training.end_epoch()
+        self.stopped = self.agree(self.stopped)
 
     def end(self, is_whole: bool) -> None:
         for training in self.trainings.values():

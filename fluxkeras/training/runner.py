@@ -76,6 +76,8 @@ class Compiler:
 
     def _check_xla(self, is_asked_for: bool) -> None:
         """Raise what speaks against XLA."""
+        if self._step.distribution:
+            raise TypeError("XLA compiles no step of several replicas")
         if not self._step.signature.can_be_stacked:
             raise TypeError("XLA takes no sparse and ragged tensors")
         operations = _operations(self._step)

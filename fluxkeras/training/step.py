@@ -10,6 +10,7 @@ import tensorflow as tf
 from fluxkeras.checks import undressed, warn
 from fluxkeras.parameters import KerasVariable, Variable, key, listed, params, raw
 from fluxkeras.training.batch import Signature
+from fluxkeras.training.distribution import Distribution, is_number, scope_of
 from fluxkeras.training.objective import Objective, converting
 
 Optimiser: TypeAlias = keras.optimizers.Optimizer
@@ -25,6 +26,7 @@ class Step:
         optimisers: each trains the parameters that it names; one that names none, the others.
         model: the model whose parameters those are, if known.
         signature: that of the batches.
+        distribution: the replicas that share a batch, if there are some.
 
     Attributes:
         gradient: of a batch's tensors; returns the loss, what came besides, and the gradients.
@@ -39,8 +41,10 @@ class Step:
         optimisers: Sequence[Optimiser],
         model: Any,
         signature: Signature,
+        distribution: Distribution | None = None,
     ) -> None:
         self.signature = signature
+        self.distribution = distribution
         self._objective = objective
         self._optimisers = optimisers
         self._model = model
@@ -91,18 +95,31 @@ class Step:
 
     def _trace_gradient(self) -> Any:
         def gradient(*tensors: Any) -> tuple[tf.Tensor, Any, Any]:
-            # TensorFlow traces loops several times over for a persistent tape.
-            with tf.GradientTape(persistent=len(self._optimisers) > 1) as tape:
-                loss, aux = self._objective.evaluate(self.signature.structure, tensors)
-                groups = self._groups(self._read(tape))
-                scaled = [optimiser.scale_loss(loss) for optimiser, _ in groups]
-            self._scale = [o for (o, _), own in zip(groups, scaled, strict=True) if own is not loss]
-            gradients = _gradients(tape, groups, scaled)
-            self._updates = [(o, variables) for o, _, variables in gradients]
-            return loss, aux, [found for _, found, _ in gradients]
+            if self.distribution is None:
+                return self._gradient_of(1.0, tensors)
+            samples = self.distribution.samples(self.signature)
+            return self.distribution.summed(self._gradient_of, tensors, samples)
 
         function = tf.function(gradient, autograph=False)
         return function.get_concrete_function(*self.signature.specs)
+
+    def _gradient_of(self, weight: float, tensors: Any) -> tuple[tf.Tensor, Any, Any]:
+        """The loss, what came besides and the gradients, by how much they count."""
+        # TensorFlow traces loops several times over for a persistent tape.
+        with tf.GradientTape(persistent=len(self._optimisers) > 1) as tape:
+            loss, aux = self._objective.evaluate(self.signature.structure, tensors)
+            loss, aux = (
+                _weighted(loss, weight),
+                tf.nest.map_structure(
+                    lambda value: _weighted(value, weight) if is_number(value) else value, aux
+                ),
+            )
+            groups = self._groups(self._read(tape))
+            scaled = [optimiser.scale_loss(loss) for optimiser, _ in groups]
+        self._scale = [o for (o, _), own in zip(groups, scaled, strict=True) if own is not loss]
+        gradients = _gradients(tape, groups, scaled)
+        self._updates = [(o, variables) for o, _, variables in gradients]
+        return loss, aux, [found for _, found, _ in gradients]
 
     def _build_optimisers(self) -> bool:
         """Make the variables of new optimisers; whether one of them scales the loss by its own.
@@ -114,7 +131,8 @@ class Step:
             (o, own) for o, own in zip(self._optimisers, self._shares, strict=True) if not o.built
         ]
         for optimiser, own in new:
-            optimiser.build(own)
+            with scope_of(optimiser.variables[0]):
+                optimiser.build(own)
             memory_of(optimiser).parameters = own
         return any(optimiser in self._scale for optimiser, _ in new)
 
@@ -172,6 +190,10 @@ def _gradients(
             "NumPy?"
         )
     return updates
+
+
+def _weighted(value: tf.Tensor, weight: float) -> tf.Tensor:
+    return value if weight == 1.0 else value * tf.cast(weight, value.dtype)
 
 
 def _sum(values: tf.Tensor, xla: bool) -> tf.Tensor:

@@ -1,0 +1,341 @@
+"""Distribution: a step shared among the replicas of one of TensorFlow's strategies.
+
+Each replica computes the gradient on its rows of a batch, and counts by how many those are, so
+that the sum over the replicas is the gradient on the whole batch. Optimisers get that sum, outside
+of the replicas: within, Keras would clip and collect each replica's gradient by itself.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fluxkeras.checks import ShapeError
+from fluxkeras.data import part_of
+from fluxkeras.parameters import Variable, raw
+from fluxkeras.training.batch import Signature
+from fluxkeras.training.callbacks import StopTraining
+from fluxkeras.training.tuner import Request
+
+# What a worker tells the others.
+GOES_ON, HAS_ENDED, STOPS, HAS_FAILED = range(4)
+
+# What comes of a step, or of the telling, where a worker is gone.
+LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
+
+STEPS_A_CALL = 32  # of several workers, who cannot each measure what is best for all
+
+
+class Distribution:
+    """The replicas of a strategy, of which each worker, a process, has some.
+
+    Args:
+        strategy: one of `tf.distribute`.
+
+    Attributes:
+        workers: how many there are.
+        rank: which of them this is, counted from 0.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy) -> None:
+        self.strategy = strategy
+        self.workers, self.rank = _place(strategy.cluster_resolver)
+        self._local = strategy.num_replicas_in_sync // self.workers
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this worker is the one that writes and prints."""
+        return self.rank == 0
+
+    def part(self, count: int) -> slice:
+        """Which of so many rows are this worker's: all, where there are too few to share."""
+        return slice(0, count) if self.is_small(count) else part_of(count, self.workers, self.rank)
+
+    def is_small(self, count: int) -> bool:
+        """Whether there are fewer rows than replicas.
+
+        Each replica then trains on all of them: the mean over no row would be NaN, and TensorFlow
+        has no convolution of no image.
+        """
+        return count < self.strategy.num_replicas_in_sync
+
+    def summed(self, f: Callable[..., Any], tensors: Sequence[tf.Tensor], count: int) -> Any:
+        """The sum over all replicas of what `f(weight, its rows)` returns.
+
+        Of what came besides the loss, single numbers are summed; the rest is that of the first
+        replica here.
+
+        Args:
+            f: returns the loss, what came besides, and the gradients.
+            tensors: this worker's rows of a batch.
+            count: how many rows the batch has on all workers.
+        """
+        own = len(range(count)[self.part(count)])
+        if self.is_small(count):
+            parts = [slice(0, count)] * self._local
+            weights = [1 / self.strategy.num_replicas_in_sync] * self._local
+        else:
+            parts = [part_of(own, self._local, i) for i in range(self._local)]
+            weights = [(part.stop - part.start) / count for part in parts]
+
+        def of_replica(*tensors: tf.Tensor) -> Any:
+            context = tf.distribute.get_replica_context()
+            replica = int(tf.get_static_value(context.replica_id_in_sync_group)) % self._local
+            rows = [t[parts[replica]] if t.shape.rank else t for t in tensors]
+            loss, aux, gradients = f(weights[replica], rows)
+            add = _Adder(context)
+            return add.up([loss])[0], tf.nest.map_structure(add.numbers, aux), add.up(gradients)
+
+        return tf.nest.map_structure(self.first, self.strategy.run(of_replica, tuple(tensors)))
+
+    def first(self, value: Any) -> Any:
+        """That of the first replica here."""
+        return self.strategy.experimental_local_results(value)[0]
+
+    def dataset(self, data: tf.data.Dataset) -> Iterator[Any]:
+        """This worker's rows of each batch, as the `AutoShardPolicy` of the data has it."""
+        for item in self.strategy.experimental_distribute_dataset(data):
+            yield tf.nest.map_structure(self._joined, item)
+
+    def _joined(self, value: Any) -> tf.Tensor:
+        parts = self.strategy.experimental_local_results(value)
+        return tf.concat(parts, 0) if len(parts) > 1 else parts[0]
+
+    def gathered(self, rows: Any) -> np.ndarray:
+        """The rows of all workers, one behind the other."""
+        array: np.ndarray = self._gather(rows).numpy()
+        return array
+
+    @functools.cached_property
+    def _gather(self) -> Any:
+        def of_replica(rows: tf.Tensor) -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            replica = int(tf.get_static_value(context.replica_id_in_sync_group))
+            return rows if replica % self._local == 0 else rows[:0]
+
+        def gather(rows: tf.Tensor) -> tf.Tensor:
+            return self.strategy.gather(self.strategy.run(of_replica, (rows,)), axis=0)
+
+        return tf.function(gather, autograph=False, reduce_retracing=True)
+
+    def samples(self, signature: Signature) -> int:
+        """How many a batch has on all workers.
+
+        Raises:
+            TypeError: it is of sparse or ragged tensors, or of open lengths.
+            ShapeError: its arrays have not all as many.
+        """
+        if not signature.can_be_stacked:
+            raise TypeError(f"{self.strategy} shares no sparse and ragged tensors.")
+        shapes = [shape for _, shape in signature.parts]
+        lengths = {shape[0] for shape in shapes if shape}
+        if len(lengths) != 1 or None in lengths:
+            got = ", ".join(map(str, shapes)) or "no array"
+            raise ShapeError(
+                f"under a {type(self.strategy).__name__} train expects the samples of a batch "
+                f"along the first axis, as many in each array, got shapes {got}. Write x[None] "
+                "for a batch of one sample."
+            )
+        return lengths.pop() if signature.samples is None else signature.samples
+
+
+def distribution_of(
+    variables: Iterable[Variable], optimisers: Sequence[keras.optimizers.Optimizer]
+) -> Distribution | None:
+    """The strategy in whose scope variables were made; None without one.
+
+    Raises:
+        ValueError: there are several, or one that trains without waiting for all replicas; or an
+            optimiser is not of its scope.
+    """
+    variables = list(variables)
+    if any("/job:ps" in raw(v).device for v in variables):
+        raise ValueError(
+            "train works with no ParameterServerStrategy, whose workers do not wait for each "
+            "other. Use a MirroredStrategy, or a MultiWorkerMirroredStrategy."
+        )
+    found = list({id(s): s for s in map(_strategy_of, variables) if s is not None}.values())
+    if len(found) > 1:
+        names = " and ".join(type(s).__name__ for s in found)
+        raise ValueError(
+            f"train expects variables made in the scope of one strategy, got some of {names}."
+        )
+    if not found:
+        return None
+    for optimiser in optimisers:
+        if _strategy_of(optimiser.variables[0]) is not found[0]:
+            raise ValueError(
+                f"train expects an optimiser made in the scope of the {type(found[0]).__name__}, "
+                f"as the model was, got a {type(optimiser).__name__} made outside. Write with "
+                f"strategy.scope(): opt = {type(optimiser).__name__}(…)."
+            )
+    return _distribution(found[0])
+
+
+# One for each strategy, which has compiled how workers tell each other.
+_distribution = functools.lru_cache(maxsize=4)(Distribution)
+
+
+def refuse_scope() -> None:
+    """Raise in the scope of a strategy, where TensorFlow updates no variables."""
+    if tf.distribute.has_strategy():
+        raise ValueError(
+            f"train is called in the scope of a {type(tf.distribute.get_strategy()).__name__}. "
+            "Make the model and the optimiser in the scope, and call train after it: the variables "
+            "know their strategy."
+        )
+
+
+def copies_of(variable: Variable) -> Sequence[tf.Variable]:
+    """Those that the replicas here have of a variable, if it is of a strategy."""
+    strategy = _strategy_of(variable)
+    copies: Sequence[tf.Variable] = (
+        strategy.experimental_local_results(raw(variable)) if strategy else ()
+    )
+    return copies
+
+
+def scope_of(variable: Variable) -> contextlib.AbstractContextManager[Any]:
+    """That in which the variable was made: more of its kind are to be made in it."""
+    strategy = _strategy_of(variable)
+    return strategy.scope() if strategy else contextlib.nullcontext()
+
+
+def _strategy_of(variable: Variable) -> Any:
+    return getattr(raw(variable), "distribute_strategy", None)
+
+
+class Company:
+    """The workers of a strategy, which take every step together.
+
+    Each tells the others, before it trains on some batches, that it goes on; and where it leaves,
+    why: those that would go on would wait for it without end.
+
+    Args:
+        distribution: theirs; None without a strategy.
+    """
+
+    def __init__(self, distribution: Distribution | None) -> None:
+        self._distribution = distribution if distribution and distribution.workers > 1 else None
+        self._is_present = self._distribution is not None
+        self._begun = self._done = 0
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this worker is the one that calls callbacks, writes and prints."""
+        return self._distribution is None or self._distribution.is_chief
+
+    def request(self, request: Request) -> Request:
+        """What is asked of training, so that all workers choose alike, whatever they measure."""
+        if self._distribution is None:
+            return request
+        form = "graph" if request.form == "auto" else request.form
+        return dataclasses.replace(request, form=form, chunk=request.chunk or STEPS_A_CALL)
+
+    def any_stops(self, stops: bool) -> bool:
+        """Whether a worker stops."""
+        if self._distribution is None:
+            return stops
+        return bool(_told(self._distribution, STOPS if stops else GOES_ON)[:, 0].any())
+
+    def go_on(self, signature: Signature, steps: int) -> None:
+        """Some steps are next, on batches like this.
+
+        Raises:
+            StopTraining: another worker stops.
+            RuntimeError: another worker left by an error.
+            ValueError: another worker has other batches, or none.
+        """
+        self._tell(GOES_ON, zlib.crc32(f"{signature.family} {steps}".encode()))
+        self._begun, self._done = self._done, self._done + steps
+
+    @contextlib.contextmanager
+    def departing(self) -> Iterator[None]:
+        """Where it ends, the others are told."""
+        try:
+            yield
+            self._tell(HAS_ENDED)
+        except StopTraining:
+            self._tell(STOPS)
+            raise
+        except LOST as error:
+            if self._distribution is None:
+                raise
+            raise RuntimeError(
+                f"train lost another worker in batches {self._begun} to {self._done - 1}: it has "
+                "ended, or cannot be reached. Start all workers again: with a checkpoint they go "
+                "on where it was written."
+            ) from error
+        except tf.errors.OpError:  # in a step, which the others notice by themselves
+            raise
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._tell(HAS_FAILED)
+            raise
+
+    def _tell(self, state: int, batches: int = 0) -> None:
+        if self._distribution is None or not self._is_present:
+            return
+        self._is_present = False  # unless all go on
+        others = _told(self._distribution, state, batches)
+        if state in (STOPS, HAS_FAILED):
+            return
+        for worker, (other, theirs) in enumerate(others):
+            if other == STOPS:
+                raise StopTraining
+            if other == HAS_FAILED:
+                raise RuntimeError(
+                    f"worker {worker} left training before batch {self._done} by an error, which "
+                    "it shows itself."
+                )
+            if (other, theirs) != (state, batches):
+                what = "none" if other == HAS_ENDED else "others"
+                raise ValueError(
+                    "train expects the same batches on all workers, and from batch "
+                    f"{self._done} on worker {worker} has {what}. Do they read the same data, in "
+                    "the same order?"
+                )
+        self._is_present = state == GOES_ON
+
+
+def _told(distribution: Distribution, state: int, batches: int = 0) -> np.ndarray:
+    """What each worker tells the others, in its row, if this is what this one tells."""
+    return distribution.gathered(tf.constant([[state, batches]], tf.int64))
+
+
+class _Adder:
+    """Adds up over the replicas."""
+
+    def __init__(self, context: tf.distribute.ReplicaContext) -> None:
+        self._context = context
+
+    def up(self, values: Any) -> Any:
+        return self._context.all_reduce(tf.distribute.ReduceOp.SUM, values) if values else values
+
+    def numbers(self, value: Any) -> Any:
+        return self.up([value])[0] if is_number(value) else value
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is one of what means are taken."""
+    return isinstance(value, tf.Tensor) and value.shape.rank == 0 and value.dtype.is_floating
+
+
+def _place(resolver: Any) -> tuple[int, int]:
+    """How many workers there are, and which of them this is: the chief comes first."""
+    cluster = resolver.cluster_spec().as_dict() if resolver else {}
+    tasks = [(kind, i) for kind in ("chief", "worker") for i in range(len(cluster.get(kind, ())))]
+    if len(tasks) < 2:
+        return 1, 0
+    return len(tasks), tasks.index((resolver.task_type, resolver.task_id))
