@@ -59,10 +59,14 @@ class Compiled:
 
     @property
     def variables(self) -> list[Variable]:
-        """All that training reads or writes, each once, as far as it has been traced."""
+        """All that training reads or writes, each once.
+
+        Those that the objective only reaches through a library are there once it has been traced.
+        """
         compilers = [*(r.compiler for r in self._runners.values()), *self._open.values()]
         of_keras = [self._objective.variables, *(o.variables for o in self._optimisers)]
-        groups = [*of_keras, *(compiler.variables for compiler in compilers)]
+        referred_to = [v for v in self.captured.kept if isinstance(v, Variable)]
+        groups = [*of_keras, referred_to, *(compiler.variables for compiler in compilers)]
         found: dict[int, Variable] = {}
         for variable in itertools.chain(*groups):
             found.setdefault(key(variable), variable)
