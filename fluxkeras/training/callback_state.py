@@ -8,6 +8,8 @@ import numpy as np
 
 from fluxkeras.training.keeping import Stateful
 
+OF_FILES = {"append_header"}  # what a `CSVLogger` finds out of the file that it goes on with
+
 NUMBERS = bool | int | float | np.ndarray | np.generic | None
 
 
@@ -24,7 +26,11 @@ class CallbackState:
 
     def __init__(self, callback: keras.callbacks.Callback) -> None:
         self._callback = callback
-        self._options = {"params", *inspect.signature(type(callback).__init__).parameters}
+        self._options = {
+            "params",
+            *OF_FILES,
+            *inspect.signature(type(callback).__init__).parameters,
+        }
 
     def state(self) -> Any:
         """What there is now, which does not change with the callback."""
