@@ -1,6 +1,7 @@
 """What a Keras callback keeps from batch to batch, which a checkpoint is to hold."""
 
 import inspect
+import warnings
 from typing import Any
 
 import keras
@@ -43,12 +44,21 @@ class CallbackState:
         if isinstance(self._callback, Stateful):
             self._callback.load_state(state)
             return
+        if isinstance(self._callback, keras.callbacks.EarlyStopping):
+            _choose_direction(self._callback)
         for name in self._kept().keys() & state.keys():
             setattr(self._callback, name, state[name])
 
     def _kept(self) -> dict[str, Any]:
         own = vars(self._callback).items()
         return {n: value for n, value in own if n not in self._options and _is_numbers(value)}
+
+
+def _choose_direction(callback: keras.callbacks.EarlyStopping) -> None:
+    """Have it see whether less is better, since Keras 3.5 then forgets what was best."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an epoch that has not the value to look at
+        keras.callbacks.EarlyStopping.on_epoch_end(callback, 0, {})
 
 
 def _is_numbers(value: Any) -> bool:
