@@ -1,8 +1,8 @@
 """Digits on several devices: the same `train`, on a model made in the scope of a strategy.
 
-    python examples/distributed.py                  # one process, two devices
-    python examples/distributed.py --processes      # two processes, which find each other by TCP
-    TF_CONFIG=… python examples/distributed.py      # a worker of a cluster: see docs/distribution.md
+    python examples/distributed.py               # one process, two devices
+    python examples/distributed.py --processes   # two processes, which find each other by TCP
+    TF_CONFIG=… python examples/distributed.py   # a worker of a cluster, see docs/distribution.md
 
 Reaches an accuracy of 0.93 on unseen digits in about 30 s on two busy cores, either way.
 
@@ -14,27 +14,6 @@ import os
 import socket
 import subprocess
 import sys
-
-WORKERS = 2
-
-
-def free_ports(n):
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(n)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
-if "--processes" in sys.argv:
-    hosts = [f"localhost:{port}" for port in free_ports(WORKERS)]
-    options = [option for option in sys.argv[1:] if option != "--processes"]
-    workers = []
-    for rank in range(WORKERS):
-        config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": rank}}
-        environment = os.environ | {"TF_CONFIG": json.dumps(config)}
-        workers.append(subprocess.Popen([sys.executable, __file__, *options], env=environment))
-    sys.exit(max(worker.wait() for worker in workers))
 
 import keras
 import numpy as np
@@ -55,6 +34,26 @@ from fluxkeras import (
 )
 
 EPOCHS, BOUND = (5, 0.85) if "--quick" in sys.argv else (15, 0.9)
+WORKERS = 2
+
+
+def run_processes():
+    """Start this script once for each worker, as a cluster would."""
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(WORKERS)]
+    hosts = [f"localhost:{s.getsockname()[1]}" for s in sockets]
+    for s in sockets:
+        s.close()
+    command = [sys.executable, __file__, *(a for a in sys.argv[1:] if a != "--processes")]
+    workers = []
+    for rank in range(WORKERS):
+        config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": rank}}
+        environment = os.environ | {"TF_CONFIG": json.dumps(config)}
+        workers.append(subprocess.Popen(command, env=environment))
+    return max(worker.wait() for worker in workers)
+
+
+if "--processes" in sys.argv:
+    sys.exit(run_processes())
 
 if "TF_CONFIG" in os.environ:
     strategy = tf.distribute.MultiWorkerMirroredStrategy()

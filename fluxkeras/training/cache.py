@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import keras
-import tensorflow as tf
 
 from fluxkeras.checks import warn
 from fluxkeras.parameters import Variable, key
@@ -63,7 +62,10 @@ class Compiled:
 
     @property
     def variables(self) -> list[Variable]:
-        """All that training reads or writes, each once, as far as it has been traced."""
+        """All that training reads or writes, each once.
+
+        Those that the objective only reaches through a library are there once it has been traced.
+        """
         compilers = [*(r.compiler for r in self._runners.values()), *self._open.values()]
         found: dict[int, Variable] = {}
         for variable in self._known:
@@ -79,9 +81,9 @@ class Compiled:
     def _known(self) -> list[Variable]:
         """The variables that are known without a step."""
         of_keras = [self._objective.variables, *(o.variables for o in self._optimisers)]
+        referred_to = [v for v in self.captured.kept if isinstance(v, Variable)]
         named = [getattr(optimiser, "params", None) or () for optimiser in self._optimisers]
-        plain = [v for v in self.captured.kept if isinstance(v, tf.Variable)]
-        return list(itertools.chain(*of_keras, *named, plain))
+        return list(itertools.chain(*of_keras, referred_to, *named))
 
     def begin(self) -> None:
         """A call of `train` begins."""

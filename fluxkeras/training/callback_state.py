@@ -1,12 +1,15 @@
 """What a Keras callback keeps from batch to batch, which a checkpoint is to hold."""
 
 import inspect
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
 
 from fluxkeras.training.keeping import Stateful
+
+OF_FILES = {"append_header"}  # what a `CSVLogger` finds out of the file that it goes on with
 
 NUMBERS = bool | int | float | np.ndarray | np.generic | None
 
@@ -24,7 +27,11 @@ class CallbackState:
 
     def __init__(self, callback: keras.callbacks.Callback) -> None:
         self._callback = callback
-        self._options = {"params", *inspect.signature(type(callback).__init__).parameters}
+        self._options = {
+            "params",
+            *OF_FILES,
+            *inspect.signature(type(callback).__init__).parameters,
+        }
 
     def state(self) -> Any:
         """What there is now, which does not change with the callback."""
@@ -37,12 +44,21 @@ class CallbackState:
         if isinstance(self._callback, Stateful):
             self._callback.load_state(state)
             return
+        if isinstance(self._callback, keras.callbacks.EarlyStopping):
+            _choose_direction(self._callback)
         for name in self._kept().keys() & state.keys():
             setattr(self._callback, name, state[name])
 
     def _kept(self) -> dict[str, Any]:
         own = vars(self._callback).items()
         return {n: value for n, value in own if n not in self._options and _is_numbers(value)}
+
+
+def _choose_direction(callback: keras.callbacks.EarlyStopping) -> None:
+    """Have it see whether less is better, since Keras 3.5 then forgets what was best."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an epoch that has not the value to look at
+        keras.callbacks.EarlyStopping.on_epoch_end(callback, 0, {})
 
 
 def _is_numbers(value: Any) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import tempfile
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from fluxkeras.training.cache import Compiled
 from fluxkeras.training.captures import Captures
 from fluxkeras.training.distribution import Distribution
 from fluxkeras.training.feed import Feed
+from fluxkeras.training.forms import Outcome
 from fluxkeras.training.history import History
 from fluxkeras.training.keeping import (
     Stateful,
@@ -35,6 +37,8 @@ from fluxkeras.training.step import Optimiser, memory_of
 __all__ = ["Checkpoint"]
 
 MOST_SAVING = 0.05  # the part of the time that goes into saving, at most
+
+_under_way = set[Path]()  # the files that calls of train are being kept in
 
 
 class Checkpoint:
@@ -57,8 +61,10 @@ class Checkpoint:
     | losses, and what the objective returned besides | arrays |
 
     Data that is drawn at random must come in the same order again: it needs a seed, as does
-    `tf.data`'s `shuffle`. `early_stopping` and its like have a state. What else a program keeps
-    between calls of `train`, it keeps itself.
+    `tf.data`'s `shuffle`. Data of finished calls is not gone through again, unless it is an
+    iterator: an iterable of one's own that draws as it is gone through should draw each time by a
+    new generator, seeded by the epoch. `early_stopping` and its like have a state. What else a
+    program keeps between calls of `train`, it keeps itself.
 
     Args:
         path: the file. What it held is replaced in one go, once all is written. To train from the
@@ -69,7 +75,10 @@ class Checkpoint:
     Raises:
         ValueError: `every` or `steps` is no number that is meant.
         CheckpointError: by `train`, if the file is damaged, or does not fit the model, the
-            optimisers or the data. Nothing was changed.
+            optimisers or the data, or another call of `train` that is under way is kept in it.
+            Nothing was changed.
+        OSError: by `train`, at its beginning, if nothing can be written there. Later, that is a
+            warning.
 
     Example:
         >>> def run(data):
@@ -150,7 +159,11 @@ class Run:
         self.is_broken_off = self.is_written = False
         self.saved: Any = None
         self.read()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass  # where nothing can be written, the time to say so is before training
         self._groups: list[tuple[weakref.ref[Compiled], list[Variable]]] = []
+        self._sizes: list[int] = []  # of the groups, when the first step of each was traced
         self._known: set[int] = set()
 
     def read(self) -> None:
@@ -172,15 +185,25 @@ class Run:
         new = [v for v in compiled.variables if key(v) not in self._known]
         group += new
         self._known.update(map(key, new))
+        if len(self._sizes) < len(self._groups):
+            self._sizes.append(len(new))
 
-    def values(self) -> list[list[list[Any]]]:
-        return [values_of(group) for _, group in self._groups]
+    def tree(self) -> dict[str, Any]:
+        """What the file is to hold of the variables."""
+        return {"groups": [values_of(own) for _, own in self._groups], "sizes": list(self._sizes)}
 
     def restore(self) -> None:
         """Put what the file holds into the variables that are known so far."""
         groups = list(zip((own for _, own in self._groups), self.saved["groups"], strict=False))
         for variables, values in groups:
             check(variables, values, str(self.path))
+        for expected, size in zip(self._sizes, self.saved["sizes"], strict=False):
+            if expected != size:
+                raise CheckpointError(
+                    f"{self.path} holds {size} variables of the model and its optimisers, and "
+                    f"those given have {expected}. Are they the ones that it was written of? "
+                    "Nothing was changed."
+                )
         for variables, values in groups:
             assign(variables, values)
 
@@ -191,7 +214,11 @@ class Call:
     Attributes:
         is_over: whether it was finished in an earlier process.
         is_passed: whether another came after it there, which callbacks know of.
+        untold: what came of the last steps, if callbacks have not been called for them: a signal
+            came within those.
     """
+
+    untold: Outcome | None = None
 
     def __init__(
         self,
@@ -207,6 +234,11 @@ class Call:
         found = [v for v in Captures(*callbacks).kept if isinstance(v, Stateful) and v is not data]
         own = [v for v in found if not isinstance(v, type | History)]
         self._stateful = [*own, *callbacks.of_keras()]
+        if run.path in _under_way:
+            raise CheckpointError(
+                f"{run.path} is kept of a call of train that is under way, around this one or in "
+                "another thread. Give this one a Checkpoint of another path."
+            )
         if run.is_broken_off:
             run.read()
         saved = run.saved or {"call": -1, "is_finished": True}
@@ -216,16 +248,31 @@ class Call:
         self.is_passed = self.is_over and not self._is_last
         self._has_begun = False
         run.is_broken_off = True
+        _under_way.add(run.path)
         self._last_save, self._cost = time.monotonic(), 0.0
 
     def feed(self, distribution: Distribution | None) -> Feed:
         """That of the data, in the order that it had."""
-        is_loader = isinstance(self._data, DataLoader)
-        if is_loader and self._is_resumed and self._is_last:
-            self._data.load_state({"position": 0, "rng": self._run.saved["loader"]})
+        if self._is_resumed and self._is_last:
+            self._load_order(self._run.saved["loader"])
         feed = feed_for(self._data, distribution)
-        self._loader = self._data.state()["rng"] if is_loader else None
+        self._loader = self._order()
         return feed
+
+    def _order(self) -> Any:
+        """The state of the generator by which the data is shuffled."""
+        return self._data.state()["rng"] if isinstance(self._data, DataLoader) else None
+
+    def _load_order(self, order: Any) -> None:
+        if (order is None) != (self._order() is None):
+            raise CheckpointError(
+                f"{self._run.path} holds {'no' if order is None else 'the'} order of a DataLoader "
+                f"that shuffles, and the data is a {type(self._data).__name__} that "
+                f"{'does not' if self._order() is None else 'does'}. Is it the same data? Nothing "
+                "was changed."
+            )
+        if order is not None:
+            self._data.load_state({"position": 0, "rng": order})
 
     def begin(self, feed: Feed) -> str | None:
         """Go on where the file was written, now that the variables are there; what to say of it."""
@@ -246,6 +293,8 @@ class Call:
             self._skip(feed, done)
         self._run.restore()
         self._history.load_state(history)
+        if self._is_last and saved["untold"]:
+            self.untold = Outcome(*saved["untold"])
         if self.is_over:
             return f"{name}: this call of train was finished before"
         how = ", after those before it were read again and left out" if is_read_again else ""
@@ -253,12 +302,12 @@ class Call:
 
     def go_on(self) -> None:
         """Callbacks have begun, which may have set variables: put all in its state."""
-        self._has_begun = True
         if self._is_resumed and self._is_last:
             self._run.restore()
             for thing, state in zip(self._stateful, self._run.saved["callbacks"], strict=True):
                 thing.load_state(state)
             set_random_state(self._run.saved["random"])
+        self._has_begun = True
 
     def _skip(self, feed: Feed, count: int) -> None:
         if (skipped := feed.skip(count)) < count:
@@ -267,62 +316,77 @@ class Call:
                 "Is it the same data? Nothing was changed."
             )
 
+    @property
+    def told(self) -> int:
+        """The number of steps that callbacks have been called for."""
+        return len(self._history) - (len(self.untold.losses) if self.untold else 0)
+
     def left(self, done: int) -> float:
         """How many steps may run before the next save."""
         steps = self._checkpoint.steps
         return steps - done % steps if steps else math.inf
 
     def save_if_due(self) -> None:
-        """Save, if it is time: a failure is for the user to know of, but no reason to stop."""
+        """Save, if it is time."""
         steps = self._checkpoint.steps
         since = time.monotonic() - self._last_save
         is_time = since >= max(self._checkpoint.every, self._cost / MOST_SAVING)
         if is_time or (steps and len(self._history) % steps == 0):
-            try:
-                self._save(is_finished=False)
-            except OSError as error:
-                warn(f"{self._run.path} could not be written, and is as it was: {error}")
+            self._save(is_finished=False)
 
     def finish(self) -> None:
         """The call has come to its end."""
         if not self.is_over:
             self._save(is_finished=True)
+        _under_way.discard(self._run.path)
         self._run.histories.append(self._history.state())
         self._run.calls += 1
         self._run.is_broken_off = False
         if self._run.saved and self._run.saved["call"] < self._run.calls:
             self._run.saved = None  # all of it is in its place
 
-    def rescue(self) -> None:
-        """The call was left by an error, after a whole step."""
+    def leave(self, is_whole: bool) -> None:
+        """The call was left by an error, after a whole step or not."""
+        _under_way.discard(self._run.path)
         with contextlib.suppress(Exception):  # the error that is under way counts
-            if len(self._history) and self._has_begun and not self.is_over:
+            if is_whole and len(self._history) and self._has_begun and not self.is_over:
                 self._save(is_finished=False)
 
     def _save(self, is_finished: bool) -> None:
+        """A failure is for the user to know of, but no reason to stop."""
         start = time.monotonic()
+        try:
+            self._write(is_finished)
+        except OSError as error:
+            warn(f"{self._run.path} could not be written, and is as it was: {error}")
+        self._last_save = time.monotonic()
+        self._cost = self._last_save - start
+
+    def _write(self, is_finished: bool) -> None:
         self._run.take_note(self._compiled)
         if self._compiled.distribution and not self._compiled.distribution.is_chief:
             return
+        untold = self.untold
         tree = {
             "call": self._run.calls,
             "is_finished": is_finished,
             "histories": [*self._run.histories, self._history.state()],
-            "groups": self._run.values(),
+            "untold": untold and [untold.losses, untold.aux, untold.is_made],
+            **self._run.tree(),
             "loader": self._loader,
             "callbacks": [thing.state() for thing in self._stateful],
             "random": random_state(),
         }
         write(self._run.path, tree)
         self._run.is_written = True
-        self._last_save = time.monotonic()
-        self._cost = self._last_save - start
 
 
 class Unkept:
     """A call of `train` without a checkpoint."""
 
     is_over = is_passed = False
+    untold: Outcome | None = None
+    told = 0
 
     def __init__(self, data: Any) -> None:
         self._data = data
@@ -339,4 +403,7 @@ class Unkept:
     def save_if_due(self) -> None:
         pass
 
-    go_on = finish = rescue = save_if_due
+    def leave(self, is_whole: bool) -> None:
+        pass
+
+    go_on = finish = save_if_due

@@ -147,7 +147,7 @@ class Inference:
             self.gradient = converting(objective, self._trace)
         except Exception as error:
             raise undressed(error) from None
-        self.written = self.variables = written(self.gradient)
+        self.at_risk = self.variables = written(self.gradient)
 
     def plain(self, *tensors: Any, xla: bool = False) -> tuple[tf.Tensor, Any, tf.Tensor]:
         loss, wanted, _ = self.gradient(*tensors)

@@ -94,8 +94,8 @@ class Single:
         guarded = functools.partial(step.guarded, xla=xla)
         self._function = CompiledFunction(guarded, step.signature.specs, xla)
         self._aux = step.gradient.structured_outputs[1]
-        # XLA writes variables at the end. Otherwise the forward pass may have, before an error.
-        changed = [] if xla else step.written
+        # XLA writes variables at the end. Otherwise some may be written before an error.
+        changed = [] if xla else step.at_risk
         self._snapshot = Snapshot(changed) if changed else None
 
     def __call__(self, tensors: tuple[Any, ...], meanwhile: Callable[[], None]) -> Outcome:

@@ -32,16 +32,20 @@ class Interrupts:
         self._hook = sys.unraisablehook
 
     def __enter__(self) -> "Interrupts":
+        self.hold()  # whoever leaves here by an error does not come to the exit
         # Python handles signals in the main thread alone.
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 # None stands for a handler that was not installed by Python.
-                if signal.getsignal(number) not in (None, signal.SIG_IGN):
-                    self._handlers[number] = signal.signal(number, self._on_signal)
+                if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN):
+                    self._handlers[number] = handler
+                    signal.signal(number, self._on_signal)
             self._hook, sys.unraisablehook = sys.unraisablehook, self._on_ignored
+        self.held = False
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self.hold()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if sys.unraisablehook == self._on_ignored:

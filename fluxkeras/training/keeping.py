@@ -1,5 +1,6 @@
 """Saving by hand: the state of models, optimisers and whatever else has one."""
 
+import contextlib
 import os
 import random
 import re
@@ -37,7 +38,8 @@ def save(path: str | os.PathLike[str], *things: Any) -> None:
             with methods `state()` and `load_state(state)`, such as a `DataLoader`.
 
     Raises:
-        TypeError: something has neither variables nor `state` and `load_state`.
+        TypeError: something has neither variables nor `state` and `load_state`, or its state is of
+            more than numbers, texts, arrays, lists, tuples and dicts.
 
     Example:
         >>> m, opt = Chain(Dense(2, 1)), Adam(0.1)
@@ -60,7 +62,8 @@ def load(path: str | os.PathLike[str], *things: Any) -> None:
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is damaged, or holds something else. Nothing was changed.
+        CheckpointError: the file is damaged, or holds something else. Nothing was changed, nor is
+            it if a `load_state` raises an error of its own.
 
     Example:
         >>> m, opt = Chain(Dense(2, 1)), Adam(0.1)
@@ -84,8 +87,15 @@ def load(path: str | os.PathLike[str], *things: Any) -> None:
         _build(thing, models)
     pairs = list(zip(things, states, strict=True))
     puts = [_put(thing, state, f"{path}, thing {i}") for i, (thing, state) in enumerate(pairs)]
-    for put in puts:
-        put()
+    before = [_state_of(thing) for thing in things]
+    try:
+        for put in puts:
+            put()
+    except BaseException:  # of a load_state, which alone knows whether the state fits
+        for thing, state in zip(things, before, strict=True):
+            with contextlib.suppress(Exception):
+                _put(thing, state, str(path))()
+        raise
 
 
 def _state_of(thing: Any) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def train(
         with (
             _with_history(history),
             Interrupts() as interrupts,
-            _rescuing(lambda: call.rescue(), interrupts, callbacks),
+            _leaving(lambda is_whole: call.leave(is_whole), interrupts, callbacks),
         ):
             compiled = compiled_for(loss, optimisers, model)
             company = Company(compiled.distribution)
@@ -172,11 +172,11 @@ def _run(steps: "_Steps", display: Progress, model: Any) -> None:
     history, callbacks = steps.history, steps.callbacks
     with _stoppable(history):
         steps.begin()
-        if len(history):
-            display.update(history.losses)
+        if len(told := history.losses[: steps.call.told]):
+            display.update(told)
         for outcome in steps.outcomes():
-            history.extend(outcome.losses, outcome.aux)
             steps.interrupts.release()
+            steps.call.untold = None
             if callbacks:
                 with display.aside(), _after_batch(len(history) - 1):
                     callbacks(_state(history, outcome, model), outcome)
@@ -300,11 +300,13 @@ class _Steps:
     def outcomes(self) -> Iterator[Outcome]:
         """Train on batch after batch: what came of each, or of several that ran in one call.
 
-        Interrupts are held while an outcome is handed over.
+        Interrupts are held while an outcome is handed over, which the history has.
         """
         feed, timing, done = self._feed, self.history.timing, len(self.history)
         if not self.is_wanted:
             return
+        if self.call.untold:
+            yield self.call.untold
         request = dataclasses.replace(self.request, most=min(self.request.most, feed.most))
         while not self.call.is_over and (signature := feed.peek()) is not None:
             timing.lap("data")
@@ -326,6 +328,8 @@ class _Steps:
             while (outcome := self._next(outcomes, done, signature)) is not None:
                 timing.lap(part)
                 done += len(outcome.losses)
+                self.history.extend(outcome.losses, outcome.aux)
+                self.call.untold = outcome
                 yield outcome
                 self.interrupts.hold()
             self.interrupts.release()
@@ -371,15 +375,14 @@ def _after_batch(position: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _rescuing(
-    rescue: Callable[[], None], interrupts: Interrupts, callbacks: AllCallbacks
+def _leaving(
+    leave: Callable[[bool], None], interrupts: Interrupts, callbacks: AllCallbacks
 ) -> Iterator[None]:
     """Where an error comes after a whole step, unless it is an interrupt that did not wait."""
     try:
         yield
     except BaseException as error:
-        if isinstance(error, Exception) or not interrupts.held:
-            rescue()
+        leave(isinstance(error, Exception) or not interrupts.held)
         callbacks.leave()
         raise
 

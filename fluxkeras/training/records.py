@@ -7,6 +7,7 @@ runs no code.
 
 import json
 import os
+import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,13 @@ def write(path: Path, tree: Any) -> None:
     header = {"fluxkeras": FORMAT, "tree": encoded, "types": [t.dtype.name for t in tensors]}
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.new")
-    with tf.io.TFRecordWriter(str(beside)) as writer:
-        writer.write(json.dumps(header).encode())
-        for tensor in tensors:
-            writer.write(tf.io.serialize_tensor(tensor).numpy())
+    try:
+        with tf.io.TFRecordWriter(str(beside)) as writer:
+            writer.write(json.dumps(header).encode())
+            for tensor in tensors:
+                writer.write(tf.io.serialize_tensor(tensor).numpy())
+    except tf.errors.OpError as error:
+        raise OSError(error.message) from error  # what a full disk is to everyone else
     _flush(beside)
     beside.replace(path)
     if os.name == "posix":  # elsewhere a folder cannot be opened
@@ -87,8 +91,19 @@ def _encoded(node: Any, tensors: list[tf.Tensor]) -> Any:
     if isinstance(node, list | tuple):
         parts = [_encoded(part, tensors) for part in node]
         return parts if isinstance(node, list) else {"tuple": parts}
-    tensors.append(tf.convert_to_tensor(node))
+    tensors.append(_tensor(node))
     return {"array": len(tensors) - 1}
+
+
+def _tensor(node: Any) -> tf.Tensor:
+    try:
+        return tf.convert_to_tensor(node)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "a checkpoint holds numbers, texts and arrays, and lists, tuples and dicts of those, "
+            f"got an object of type {type(node).__name__}: {reprlib.repr(node)}. What a state() "
+            "returns is to be made of the former."
+        ) from error
 
 
 def _decoded(node: Any, arrays: list[np.ndarray]) -> Any:

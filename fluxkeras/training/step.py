@@ -31,6 +31,7 @@ class Step:
     Attributes:
         gradient: of a batch's tensors; returns the loss, what came besides, and the gradients.
         update: of the gradients.
+        at_risk: the variables that may be written before an error of the step comes up.
         written: the variables that the forward pass may write.
         variables: all those that a step reads or writes.
     """
@@ -60,6 +61,7 @@ class Step:
         self.written = written(self.gradient)
         found = {id(v.handle): v for v in (*self.gradient.variables, *self.update.variables)}
         self.variables = list(found.values())
+        self.at_risk = self.variables if _may_fail(self.update) else self.written
 
     def plain(self, *tensors: Any, xla: bool = False) -> tuple[tf.Tensor, Any, tf.Tensor]:
         """A step that is made whatever the loss: it, what came besides, whether all was finite."""
@@ -259,6 +261,16 @@ class Memory:
 def memory_of(optimiser: Optimiser) -> Memory:
     # Not by setattr, since Keras would track, and save, the variables within.
     return vars(optimiser).setdefault("_fluxkeras", Memory())
+
+
+FALLIBLE = "Assert", "CheckNumerics", "PyFunc"  # parts of the names of operations
+
+
+def _may_fail(function: Any) -> bool:
+    """Whether a traced function has operations that are there to raise errors, or run Python."""
+    graph = function.graph.as_graph_def()
+    bodies = [graph.node, *(within.node_def for within in graph.library.function)]
+    return any(part in node.op for nodes in bodies for node in nodes for part in FALLIBLE)
 
 
 READERS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"}

@@ -1,11 +1,14 @@
 import contextlib
+import os
 import re
+import signal
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from checkpoint_runs import BATCHES, DATA, BrokenOff, Run
+from checkpoint_runs import BATCHES, DATA, BrokenOff, Run, X, Y
 
 from fluxkeras import (
     ADAM,
@@ -13,6 +16,7 @@ from fluxkeras import (
     Chain,
     Checkpoint,
     CheckpointError,
+    DataLoader,
     Dense,
     Momentum,
     NonFiniteError,
@@ -20,6 +24,7 @@ from fluxkeras import (
     epochs,
     logitbinarycrossentropy,
     mse,
+    param,
     params,
     repeated,
     save,
@@ -137,6 +142,25 @@ def test_what_was_interrupted_goes_on_in_the_same_process(tmp_path):
     assert_same(run, whole)
 
 
+def test_a_range_goes_on_at_the_exact_number(tmp_path):
+    def run(path, fail_at=None):
+        w = param(0.0)
+
+        def cb(state):
+            if state.step == fail_at:
+                raise BrokenOff
+
+        train(
+            lambda i: (w - tf.cast(i, "float32")) ** 2, range(9), ADAM(0.1), cb=cb,
+            checkpoint=Checkpoint(path), form="graph", progress=False,
+        )  # fmt: skip
+        return float(w)
+
+    with pytest.raises(BrokenOff):
+        run(tmp_path / "a", fail_at=5)
+    assert run(tmp_path / "a") == run(tmp_path / "b")
+
+
 class Watcher(keras.callbacks.Callback):
     """A callback as users write them, with a list and a count of its own."""
 
@@ -180,12 +204,53 @@ class KerasRun(Run):
                 train(self.loss, self.data(), self.opt, cb=[*self.callbacks, fail], **self.options)
 
     def seen(self):
-        stopping, reducing, _, history, watcher = self.callbacks
+        stopping, reducing, _, history, watcher = self.callbacks[:5]
         return [
             *(stopping.best, stopping.wait, stopping.best_epoch, stopping.stopped_epoch),
             *(reducing.best, reducing.wait, float(self.opt.learning_rate)),
             *(history.history["loss"], history.epoch, watcher.batches, watcher.means),
         ]
+
+
+class Interrupted(KerasRun):
+    """One that a signal reaches within a step."""
+
+    def __init__(self, path=None, at=0):
+        super().__init__(path)
+        plain, steps = self.loss, tf.Variable(0, trainable=False)
+
+        def loss(x, y):
+            steps.assign_add(1)
+            number = tf.where(steps == at, signal.SIGINT, 0)  # the signal 0 does nothing
+            tf.py_function(lambda n: os.kill(os.getpid(), int(n)), [number], [])
+            return plain(x, y), {"step": steps}
+
+        self.loss = loss
+        self.seen_by_function = []
+        self.callbacks.append(throttle(self.see, 0))
+
+    def see(self, state):
+        self.seen_by_function.append((state.step, state.loss, int(state.aux["step"])))
+
+    def seen(self):
+        return self.seen_by_function
+
+
+@pytest.mark.parametrize("at", [1, 10, 14])
+def test_callbacks_are_told_of_the_step_in_which_a_signal_came(at, tmp_path):
+    whole = Interrupted()
+    whole.train()
+    run, again = Interrupted(tmp_path / "a.ckpt", at), Interrupted(tmp_path / "a.ckpt", at)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        run.train()
+    again.train()
+
+    assert len(raised.value.history) == (at - 1) % 7 + 1
+    assert run.watcher.batches == len(run.seen()) == at - 1
+    assert run.seen() + again.seen() == whole.seen()
+    assert again.watcher.batches == whole.watcher.batches
+    assert again.watcher.means == whole.watcher.means
+    assert_same(again, whole)
 
 
 @pytest.mark.parametrize("fail_at", [3, 7, 10, 14, 15, 40, 45])
@@ -201,6 +266,20 @@ def test_the_callbacks_of_keras_go_on(fail_at, tmp_path):
 
     assert_same(again, whole)
     assert again.seen() == whole.seen()
+
+
+def test_the_file_of_a_logger_goes_on(tmp_path):
+    def run(name, fail_at=None):
+        run = KerasRun(tmp_path / f"{name}.ckpt")
+        run.callbacks.append(keras.callbacks.CSVLogger(str(tmp_path / name), append=True))
+        run.train(fail_at)
+
+    run("whole")
+    with pytest.raises(BrokenOff):
+        run("broken", 40)
+    run("broken")
+
+    assert (tmp_path / "broken").read_text() == (tmp_path / "whole").read_text()
 
 
 def test_the_options_of_a_callback_are_those_of_the_program(tmp_path):
@@ -296,6 +375,30 @@ def test_plain_variables_of_tensorflow(tmp_path):
     assert found[1] == expected[1] == 5
 
 
+def test_a_variable_that_batches_of_another_shape_alone_use(tmp_path):
+    data = [np.ones((2, 3)), np.ones(3)] * 3
+
+    def run(path, fail_at=None):
+        w, times = param(1.0), tf.Variable(0, trainable=False)
+
+        def loss(x):
+            if len(x.shape) == 1:
+                times.assign_add(1)
+            return tf.reduce_sum(w * x)
+
+        def cb(state):
+            if state.step == fail_at:
+                raise BrokenOff
+
+        train(loss, data, ADAM(), cb=cb, checkpoint=Checkpoint(path), progress=False)
+        return int(times)
+
+    for fail_at in (1, 2, 4):
+        with pytest.raises(BrokenOff):
+            run(tmp_path / str(fail_at), fail_at)
+        assert run(tmp_path / str(fail_at)) == 3
+
+
 # --- What is kept besides -------------------------------------------------------------------------
 
 
@@ -371,6 +474,26 @@ def test_callbacks_of_the_user_are_kept_and_steps_are_counted_on(tmp_path):
     with pytest.raises(Exception, match="batch 3"):
         run([*BATCHES[:3], (0.0,)])
     assert run(BATCHES) == list(range(7))
+
+
+def test_a_state_that_a_callback_refuses_leaves_the_file(tmp_path):
+    def run(data, counter):
+        m = Chain(Dense(4, 2))
+        kept = Checkpoint(tmp_path / "a")
+        loss = lambda x, y: mse(m(x), y)  # noqa: E731
+        train(loss, data, ADAM(), cb=counter, checkpoint=kept, progress=False)
+
+    class Refusing(Counter):
+        def load_state(self, state):
+            raise OverflowError("my own words")
+
+    with pytest.raises(Exception, match="batch 3"):
+        run([*BATCHES[:3], (0.0,)], Counter())
+    before = (tmp_path / "a").read_bytes()
+    with pytest.raises(OverflowError, match="my own words"):
+        run(BATCHES, Refusing())
+
+    assert (tmp_path / "a").read_bytes() == before
 
 
 def test_the_history_goes_on_with_all_its_values(tmp_path):
@@ -475,31 +598,70 @@ def test_saving_takes_a_twentieth_of_the_time_at_most(tmp_path, monkeypatch):
     assert np.diff(saved[:-1]).tolist() == [21.0] * (len(saved) - 2)
 
 
-def test_a_full_disk_does_not_end_training(tmp_path, monkeypatch):
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="writes to Linux's /dev/full")
+def test_a_full_disk_does_not_end_training(tmp_path):
     m = Chain(Dense(4, 2))
-    failing = iter([True, False])
+    full = tmp_path / "a.new"
+    full.symlink_to("/dev/full")
+    kept, lengths = Checkpoint(tmp_path / "a", steps=4), []
+    with pytest.warns(UserWarning, match="a could not be written, .*No space left") as warned:
+        for _ in range(2):
+            loss, opt = lambda x, y: mse(m(x), y), ADAM()
+            lengths.append(len(train(loss, BATCHES, opt, checkpoint=kept, progress=False)))
+
+    assert lengths == [7, 7]
+    assert len(warned) == 4  # at step 4 and at the end, twice
+    assert not (tmp_path / "a").exists()
+    full.unlink()
+    train(loss, BATCHES, opt, checkpoint=kept, progress=False)
+    assert [len(h["losses"]) for h in read(tmp_path / "a")["histories"]] == [7, 7, 7]
+
+
+def test_a_save_that_fails_counts_as_one_that_took_time(tmp_path, monkeypatch):
+    clock, tried = Clock(), []
+    monkeypatch.setattr(module, "time", clock)
 
     def write(path, tree):
-        if next(failing, False):
-            raise OSError("no space left on device")
+        tried.append(clock.now)
+        clock.now += 1.0
+        raise OSError("no space left on device")
 
     monkeypatch.setattr(module, "write", write)
-    kept = Checkpoint(tmp_path / "a", steps=4)
-    with pytest.warns(UserWarning, match="a could not be written, .* no space left"):
-        history = train(lambda x, y: mse(m(x), y), BATCHES, ADAM(), checkpoint=kept, progress=False)
-    assert len(history) == 7
+    m = Chain(Dense(4, 2))
+
+    def cb():
+        clock.now += 1.0
+
+    with pytest.warns(UserWarning, match="a could not be written"):
+        train(
+            lambda x, y: mse(m(x), y), repeated(BATCHES[0], 100), ADAM(), cb=cb,
+            checkpoint=Checkpoint(tmp_path / "a", every=0.1), progress=False,
+        )  # fmt: skip
+
+    assert set(np.diff(tried[:-1])) == {21.0}
+
+
+def test_where_nothing_can_be_written_is_told_before_training(tmp_path):
+    (tmp_path / "file").touch()
+    m = Chain(Dense(4, 2))
+    before = m.get_weights()
+    with pytest.raises(OSError, match="file"):
+        train(
+            lambda x, y: mse(m(x), y), BATCHES, ADAM(), progress=False,
+            checkpoint=Checkpoint(tmp_path / "file" / "a"),
+        )  # fmt: skip
+
+    for weights, expected in zip(m.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weights, expected)
 
 
 # --- What does not fit is refused -----------------------------------------------------------------
 
 
-def refused(path, model, data=BATCHES, opt=None, match=""):
-    before = model.get_weights()
+def refused(path, model, data=BATCHES, opt=None, match="", kept=None):
+    before, kept = model.get_weights(), kept or Checkpoint(path)
     with pytest.raises(CheckpointError, match=match):
-        train(
-            lambda x, y: mse(model(x), y), data, opt or ADAM(), checkpoint=Checkpoint(path),
-            progress=False,
-        )  # fmt: skip
+        train(lambda x, y: mse(model(x), y), data, opt or ADAM(), checkpoint=kept, progress=False)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
 
@@ -526,6 +688,52 @@ def test_another_model(kept):
 
 def test_another_optimiser(kept):
     refused(kept, Chain(Dense(4, 2)), opt=Momentum(0.1), match="was expected, and the file has")
+
+
+@pytest.mark.parametrize("rules", [(keras.optimizers.SGD, Adam), (Adam, keras.optimizers.SGD)])
+def test_an_optimiser_that_has_more_variables_or_fewer(rules, tmp_path):
+    written_of, given = rules
+    with pytest.raises(Exception, match="batch 4"):
+        m = Chain(Dense(4, 2))
+        kept = Checkpoint(tmp_path / "a")
+        data = [*BATCHES[:4], (0.0,)]
+        train(lambda x, y: mse(m(x), y), data, written_of(0.1), checkpoint=kept, progress=False)
+
+    refused(tmp_path / "a", Chain(Dense(4, 2)), opt=given(0.1), match="holds .* variables of the")
+
+
+@pytest.mark.parametrize("shuffles", [False, True])
+def test_data_that_does_not_shuffle_as_that_before_did(shuffles, tmp_path):
+    data = [BATCHES, DataLoader((X, Y), 6, shuffle=True)]
+    m, kept = Chain(Dense(4, 2)), Checkpoint(tmp_path / "a")
+    with pytest.raises(BrokenOff):
+        train(
+            lambda x, y: mse(m(x), y), data[shuffles], ADAM(), checkpoint=kept, progress=False,
+            cb=broken_off_at_once,
+        )  # fmt: skip
+
+    match = ["no order of .* DataLoader that does", "the order of .* list that does not"]
+    refused(tmp_path / "a", m, data[not shuffles], match=match[shuffles])
+
+
+def broken_off_at_once():
+    raise BrokenOff
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_file_that_is_kept_of_another_call_meanwhile(is_same, tmp_path):
+    m, opt = Chain(Dense(4, 2)), ADAM()
+    kept = Checkpoint(tmp_path / "a", steps=2)
+    within = kept if is_same else Checkpoint(tmp_path / "a")
+
+    def cb(state):
+        if state.step == 4:
+            refused(tmp_path / "a", m, opt=opt if is_same else ADAM(), kept=within,
+                    match="a call of train that is under way")  # fmt: skip
+
+    history = train(lambda x, y: mse(m(x), y), BATCHES, opt, cb=cb, checkpoint=kept, progress=False)
+
+    assert len(history) == steps_in(tmp_path / "a") == 7
 
 
 def test_less_data(kept):

@@ -261,6 +261,32 @@ def test_an_error_in_an_operation(run, form):
     is_after(run, AT, form)
 
 
+class Failing(keras.optimizers.SGD):
+    """A rule of the user's that fails at the second of its parameters."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(gradient, variable, learning_rate)
+        if len(variable.shape):
+            tf.py_function(checked, [gradient], gradient.dtype)
+
+
+@pytest.mark.filterwarnings("ignore:form='xla' is not for this objective")
+@pytest.mark.parametrize("form", FORMS)
+def test_an_error_in_the_update(form):
+    first, second = param(0.0), param([0.0])
+    opt = Failing(1.0)
+    data = [1.0] * AT + [1e4] + [1.0] * 3
+
+    with pytest.raises(tf.errors.UnknownError, match="Fault: my own words") as caught:
+        train(
+            lambda x: tf.reduce_sum((first + second) * x), data, opt, form=form, chunk=CHUNK,
+            progress=False,
+        )  # fmt: skip
+
+    assert len(caught.value.history) == int(opt.iterations) == AT
+    assert (float(first), float(second[0])) == (-AT, -AT)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_training_goes_on_after_an_error(run, form):
     with pytest.raises(Fault):

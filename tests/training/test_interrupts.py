@@ -1,5 +1,8 @@
+import contextlib
+import io
 import os
 import random
+import re
 import signal
 import sys
 import threading
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 from fluxkeras import ADAM, BatchNorm, Chain, Dense, Dropout, mse, relu, repeated, throttle, train
-from fluxkeras.training.interrupts import Interrupts
+from fluxkeras.training.interrupts import SIGNALS, Interrupts
 
 FORMS = ["single", "graph", "xla"]
 
@@ -58,6 +61,27 @@ def test_one_that_waits_takes_effect_at_the_end():
     with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts:
         interrupts.hold()
         send(signal.SIGINT)
+
+
+@pytest.mark.parametrize("moment", ["put up", "put back"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_that_comes_while_handlers_change_waits(number, moment, monkeypatch):
+    before, is_sent, change = [*map(signal.getsignal, SIGNALS)], [], signal.signal
+
+    def change_and_send(changed, handler):
+        if moment == "put back" and changed == number and handler in before:
+            send(number)
+        previous = change(changed, handler)
+        if moment == "put up" and not is_sent:
+            is_sent.append(True)
+            send(signal.SIGINT)
+        return previous
+
+    monkeypatch.setattr(signal, "signal", change_and_send)
+    with pytest.raises((KeyboardInterrupt, SystemExit)), Interrupts() as interrupts:
+        interrupts.release()
+
+    assert [*map(signal.getsignal, SIGNALS)] == before
 
 
 def test_the_handler_of_the_user_is_called_and_put_back():
@@ -118,7 +142,8 @@ class Run:
         self.batch = rng.random((6, 3)), rng.random((6, 1))
 
     def train(self, n=None, **options):
-        return train(self.loss, repeated(self.batch, n), self.opt, progress=False, **options)
+        options = {"progress": False} | options
+        return train(self.loss, repeated(self.batch, n), self.opt, **options)
 
     def values(self):
         return [np.array(v) for v in (*self.m.variables, *self.opt.variables)]
@@ -134,9 +159,18 @@ def assert_whole(run, history, form):
         np.testing.assert_array_equal(found, expected)
 
 
-def interrupted(run, number, delay, **options):
-    """The exception that ends a run without end, to which a signal is sent."""
-    timer = threading.Timer(delay, send, [number])
+def interrupted(run, number, delay, has_begun=None, **options):
+    """The exception that ends a run without end, to which a signal is sent once it has begun."""
+    before = signal.getsignal(number)
+    has_begun = has_begun or (lambda: signal.getsignal(number) != before)
+
+    def send_later():
+        while not has_begun():
+            time.sleep(0.001)
+        time.sleep(delay)
+        send(number)
+
+    timer = threading.Thread(target=send_later)
     timer.start()
     with pytest.raises((KeyboardInterrupt, SystemExit)) as raised:
         run.train(**options)
@@ -183,6 +217,29 @@ def test_a_callback_that_takes_long_is_interrupted_at_once():
     with pytest.raises(KeyboardInterrupt):
         run.train(cb=throttle(lambda: time.sleep(30), 60))
     assert time.monotonic() - start < 15
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("cb", [None, lambda: print("a line")])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_terminal_is_as_it_was_after_a_signal(form, number, cb):
+    run, moments = Run(), random.Random(number)
+    run.train(8, form=form, chunk=8)  # compiles
+    for _ in range(3):
+        with contextlib.redirect_stdout(Terminal()) as stream:
+            interrupted(
+                run, number, moments.uniform(0.0, 0.2), has_begun=stream.getvalue,
+                form=form, chunk=8, cb=cb, progress=True,
+            )  # fmt: skip
+            assert sys.stdout is stream
+        assert stream.getvalue().endswith("\n")
+        hidden = re.findall(r"\x1b\[\?\d+[lh]", stream.getvalue())  # modes of the terminal
+        assert not hidden
 
 
 def test_training_in_a_callback_hands_a_signal_on():

@@ -130,6 +130,20 @@ def test_what_does_not_fit_changes_nothing(tmp_path):
     refused(path, half, opt, match="thing 0, has 9 variables, and the Chain given has 7")
 
 
+def test_a_state_that_its_owner_refuses_changes_nothing(tmp_path):
+    path = tmp_path / "a"
+    loader = DataLoader(np.arange(6), 2, shuffle=True, rng=1)
+    save(path, trained()[0], loader, DataLoader(np.arange(6), 2, shuffle=True))
+    other, its_loader = model(), DataLoader(np.arange(6), 2, shuffle=True, rng=2)
+    before = values(other), its_loader.state()
+
+    with pytest.raises(ValueError, match=r"expects a state with .* no state of a generator"):
+        load(path, other, its_loader, DataLoader(np.arange(6), 2))
+
+    assert_equal(values(other), before[0])
+    assert its_loader.state() == before[1]
+
+
 def test_the_file_of_a_run_is_not_for_load(tmp_path):
     m = model()
     train(lambda x, y: mse(m(x), y), [BATCH], Adam(), checkpoint=Checkpoint(tmp_path / "a"),

@@ -1,6 +1,7 @@
 import json
 import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,8 +55,8 @@ def test_what_no_tensor_can_hold_is_refused_before_the_file_changes(tmp_path):
     path = tmp_path / "a.ckpt"
     write(path, [1])
 
-    with pytest.raises(ValueError, match="object"):
-        write(path, [object()])
+    with pytest.raises(TypeError, match=r"numbers, texts and arrays.* of type set: {1, 2}\."):
+        write(path, [{1, 2}])
     assert read(path) == [1]
 
 
@@ -77,6 +78,17 @@ def test_a_file_that_could_not_be_written_is_as_it_was(moment, tmp_path, monkeyp
     write(path, [3])  # over what was left beside
     assert read(path) == [3]
     assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="writes to Linux's /dev/full")
+def test_a_disk_that_is_full_is_an_error_of_the_system(tmp_path):
+    path = tmp_path / "a.ckpt"
+    write(path, [1])
+    (tmp_path / "a.ckpt.new").symlink_to("/dev/full")
+
+    with pytest.raises(OSError, match="No space left on device"):
+        write(path, [2])
+    assert read(path) == [1]
 
 
 @pytest.fixture(scope="module")
