@@ -95,7 +95,8 @@ def train(
             with the `State`. It may call `stop()`. One that is throttled lets several steps run
             in one call, and is asked after each of those. Keras's callbacks may be among them:
             `epochs` tells them of epochs; without it, each call of `train` is a training of one.
-        progress: whether to show how far training is.
+        progress: whether to show how far training is: by a bar on a terminal, with a picture of the
+            losses in a notebook if matplotlib is installed, and by lines elsewhere.
         form: how steps run: "single", one a call; "graph", in a loop of TensorFlow's; "xla", in one
             that XLA compiles; "auto", in the one of them that turns out to be the fastest. What
             cannot be compiled in a form runs singly, and `history.timing.dropped` says why.
@@ -133,7 +134,7 @@ def train(
     request = _request(form, chunk, callbacks, length(data))
     on_nonfinite = _on_nonfinite(on_nonfinite, callbacks)
     history = History()
-    display = progress_of(request.total, wanted=progress)
+    display = progress_of(loss, request.total, wanted=progress)
     call: Call | Unkept = Unkept(data)
     try:
         with (

@@ -1,6 +1,7 @@
 """Plots of training, drawn with matplotlib, which is imported when something is drawn."""
 
 import importlib
+import io
 import itertools
 import os
 from collections.abc import Sequence
@@ -75,20 +76,14 @@ def plot(
             f"got {smooth!r}."
         )
     lengths = [len(h) for h in histories]
-    chosen = _chosen(_recorded(histories), names)
-    figure = _figure(len(chosen), path)
-    axes = list(figure.subplots(len(chosen), 1, sharex=True, squeeze=False)[:, 0])
-    for axis, (name, values) in zip(axes, chosen.items(), strict=True):
-        if per == "epoch":
-            _draw_epochs(axis, values, lengths)
-        else:
-            _draw_steps(axis, values, lengths, smooth)
-        _finish(axis, name)
-    axes[0].set_title(_title(lengths), loc="left")
-    axes[-1].set_xlabel(per)
-    if path is not None:
-        figure.savefig(path)
-    return axes
+    return _drawn(_chosen(_recorded(histories), names), lengths, per, smooth, path)
+
+
+def png(losses: np.ndarray, lengths: list[int]) -> bytes:
+    """The picture that `plot` draws of the losses of epochs of such lengths."""
+    file = io.BytesIO()
+    _drawn({"loss": losses}, lengths, path=file)
+    return file.getvalue()
 
 
 def plot_sweep(sweep: Any, path: str | os.PathLike[str] | None = None) -> list[Any]:
@@ -114,6 +109,28 @@ def plot_sweep(sweep: Any, path: str | os.PathLike[str] | None = None) -> list[A
     if path is not None:
         figure.savefig(path)
     return [axis]
+
+
+def _drawn(
+    chosen: dict[str, np.ndarray],
+    lengths: list[int],
+    per: str = "step",
+    smooth: int | None = None,
+    path: Any = None,
+) -> list[Any]:
+    figure = _figure(len(chosen), path)
+    axes = list(figure.subplots(len(chosen), 1, sharex=True, squeeze=False)[:, 0])
+    for axis, (name, values) in zip(axes, chosen.items(), strict=True):
+        if per == "epoch":
+            _draw_epochs(axis, values, lengths)
+        else:
+            _draw_steps(axis, values, lengths, smooth)
+        _finish(axis, name)
+    axes[0].set_title(_title(lengths), loc="left")
+    axes[-1].set_xlabel(per)
+    if path is not None:
+        figure.savefig(path)
+    return axes
 
 
 def _figure(panels: int, path: Any) -> Any:
