@@ -206,7 +206,7 @@ class Rule(keras.optimizers.Optimizer):
     def at(self, variable: tf.Variable) -> At:
         """The hyper-parameters as they are now, for a variable."""
         dtype = keras.backend.standardize_dtype(variable.dtype)
-        known = self.__dict__.get("_numbers")
+        known: dict[str, At] | None = self.__dict__.get("_numbers")
         if known is None:
             return self.numbers(dtype)
         if dtype not in known:
@@ -224,7 +224,7 @@ class Rule(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name, _ in self._arguments()}
-        return super().get_config() | own | {"decay": self.decay}
+        return {**super().get_config(), **own, "decay": self.decay}
 
     def _arguments(self) -> list[tuple[str, inspect.Parameter]]:
         """The rule's own, in order, but for the learning rate."""

@@ -28,10 +28,11 @@ def describe(element: Any) -> str:
         keywords = [f"{name}={value!r}" for name, value in element.keywords.items()]
         words = [describe(element.func), *map(repr, element.args), *keywords]
         return f"partial({', '.join(words)})"
-    if name := getattr(element, "__name__", None):
+    name: str = getattr(element, "__name__", "")
+    if name:
         is_of_tensorflow = str(getattr(element, "__module__", "")).startswith("tensorflow.")
         return name.removesuffix("_v2") if is_of_tensorflow else name
-    kind = type(element)
+    kind: Any = type(element)
     prints_itself = {kind.__repr__, kind.__str__} != {object.__repr__, object.__str__}
     return str(element) if prints_itself else f"{kind.__name__}()"
 

@@ -196,7 +196,9 @@ def _compiled_for(function: Callable[..., Any], model: Any, wanted: Wanted) -> I
     captured = Captures(function, model)
     identity = captured.fingerprint, wanted, keras.config.floatx()
     owner = next((value for value in captured.kept if isinstance(value, Variable)), None)
-    memory = Memory() if owner is None else vars(owner).setdefault("_fluxkeras", Memory())
+    memory: Memory = Memory()
+    if owner is not None:
+        memory = vars(owner).setdefault("_fluxkeras", memory)
 
     def make() -> Inferences:
         return Inferences(captured, Objective(function, model, captured.of_keras()), wanted)

@@ -167,6 +167,7 @@ class History:
     def losses(self) -> np.ndarray:
         if not self._losses:
             return np.empty(0, np.float32)
+        losses: np.ndarray
         (losses,) = self._losses.packed()
         return losses
 
@@ -246,7 +247,7 @@ class History:
         """
         return plot(self, *names, smooth=smooth, path=path)
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    def __getitem__(self, name: str) -> Any:
         if name == "loss":
             return self.losses
         aux = self.aux

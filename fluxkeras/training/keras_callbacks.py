@@ -330,7 +330,7 @@ def _flat(callback: KerasCallback) -> list[KerasCallback]:
 
 
 def _saves_by_epoch(callback: Any) -> bool:
-    return callback.save_freq == "epoch"
+    return bool(callback.save_freq == "epoch")
 
 
 def _writes_by_epoch(board: Any) -> bool:

@@ -236,7 +236,8 @@ class Memory:
 
 def memory_of(optimiser: Optimiser) -> Memory:
     # Not by setattr, since Keras would track, and save, the variables within.
-    return vars(optimiser).setdefault("_fluxkeras", Memory())
+    memory: Memory = vars(optimiser).setdefault("_fluxkeras", Memory())
+    return memory
 
 
 READERS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"}
