@@ -22,7 +22,8 @@ KerasCallback: TypeAlias = keras.callbacks.Callback
 
 BATCH_HOOKS = "on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end"
 
-# What a callback sets in its model for whoever runs the training, rather than for the model.
+# What a callback sets in its model for whoever runs the training, rather than for the model. By the
+# last, for which there is no public name, `BackupAndRestore` tells where to begin.
 OF_TRAINING = {"optimizer", "stop_training", "history", "_initial_epoch"}
 
 
@@ -334,7 +335,7 @@ def _saves_by_epoch(callback: Any) -> bool:
 
 
 def _writes_by_epoch(board: Any) -> bool:
-    # Whether it profiles, it does not tell by a public attribute.
+    # Whether it profiles, it does not tell by a public attribute: `profile_batch` is kept in none.
     is_timing = board.write_steps_per_second or getattr(board, "_should_trace", False)
     return board.update_freq == "epoch" and not is_timing
 

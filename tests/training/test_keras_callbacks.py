@@ -388,11 +388,13 @@ def test_TensorBoard(problem, tmp_path):
     pytest.importorskip("tensorboard")
     by_epoch = keras.callbacks.TensorBoard(tmp_path / "epoch", histogram_freq=1)
     by_batch = keras.callbacks.TensorBoard(tmp_path / "batch", update_freq="batch")
-    both = {}
+    profiling = keras.callbacks.TensorBoard(tmp_path / "profile", profile_batch=2)
+    chunks = {}
 
     for _ in epochs(2):
-        both["epoch"] = problem.train(by_epoch, form="graph", chunk=4).timing.chunk
-    both["batch"] = problem.train(by_batch, form="graph", chunk=4).timing.chunk
+        chunks["epoch"] = problem.train(by_epoch, form="graph", chunk=4).timing.chunk
+    chunks["batch"] = problem.train(by_batch, form="graph", chunk=4).timing.chunk
+    chunks["profile"] = problem.train(profiling, form="graph", chunk=4).timing.chunk
 
     def tags(folder):
         found = set()
@@ -402,7 +404,7 @@ def test_TensorBoard(problem, tmp_path):
                 found |= {value.tag for value in event.summary.value}
         return found
 
-    assert both == {"epoch": 4, "batch": 1}
+    assert chunks == {"epoch": 4, "batch": 1, "profile": 1}
     assert {"epoch_loss", "epoch_mae", "epoch_learning_rate"} <= tags("epoch")
     assert {"batch_loss", "batch_mae"} <= tags("batch")
 
