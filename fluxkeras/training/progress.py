@@ -48,17 +48,17 @@ def progress_of(loss: Callable[..., Any], target: int | None, wanted: bool) -> P
     if not wanted:
         return Silent()
     # Callbacks print above the bar by way of sys.stdout, which all threads share.
-    is_main_thread = threading.current_thread() is threading.main_thread()
-    if not is_main_thread:
+    if threading.current_thread() is not threading.main_thread():
         return Lines(target)
     if "ipykernel" in sys.modules:  # as Keras finds out that it is in a notebook
         return Bar(target, _picture_of(loss))
-    return Bar(target) if _is_terminal(sys.stdout) else Lines(target)
+    return Bar(target) if _has_room_for_bar(sys.stdout) else Lines(target)
 
 
-def _is_terminal(stream: Any) -> bool:
+def _has_room_for_bar(stream: Any) -> bool:
+    """Whether it is a terminal, and wide enough: what goes on in the next line is not overdrawn."""
     isatty = getattr(stream, "isatty", None)  # some programs put their own stream there, or None
-    return bool(isatty and isatty())
+    return bool(isatty and isatty()) and shutil.get_terminal_size().columns > TEXT_COLUMNS
 
 
 def _picture_of(loss: Callable[..., Any]) -> "Picture | None":
@@ -119,7 +119,7 @@ class Bar:
     """Keras's progress bar, drawn a few times a second, with the loss since the last time."""
 
     def __init__(self, target: int | None, picture: "Picture | None" = None) -> None:
-        width = min(20, max(1, shutil.get_terminal_size().columns - TEXT_COLUMNS))
+        width = max(1, min(20, shutil.get_terminal_size().columns - TEXT_COLUMNS))
         self._bar = keras.utils.Progbar(target, width, stateful_metrics=["loss"], interval=0)
         self._above = _AboveBar(sys.stdout, self)
         self._target = target

@@ -1,6 +1,8 @@
 import contextlib
 import io
+import re
 import sys
+import time
 import types
 
 import numpy as np
@@ -61,6 +63,22 @@ def test_a_terminal_gets_keras_bar_with_the_loss(clock):
     assert isinstance(display, Bar)
     assert "3/3" in last and "━" in last and "loss: 0.5000" in last
     assert stream.getvalue().endswith("\n")
+
+
+@pytest.mark.parametrize(("columns", "kind"), [(40, Lines), (50, Lines), (51, Bar), (200, Bar)])
+def test_a_terminal_that_is_too_narrow_for_the_bar_gets_lines(monkeypatch, columns, kind):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with terminal() as stream:
+        display = progress_of(print, 30_000, wanted=True)
+        for _ in range(3):
+            display.update(losses(*[0.00012345] * 10_000))
+            time.sleep(BAR_SECONDS)
+        display.finish()
+
+    plain = re.sub(r"\x1b\[\d*[mK]|\x08", "", stream.getvalue())
+    assert isinstance(display, kind)
+    overdrawn = [part for line in plain.split("\n") if "\r" in line for part in line.split("\r")]
+    assert max(map(len, overdrawn), default=0) <= columns
 
 
 def test_the_bar_is_drawn_a_few_times_a_second_and_shows_the_loss_since(clock):
