@@ -93,6 +93,12 @@ def _dense(gradient: Any, variable: tf.Variable) -> Any:
     return ops.cast(gradient, variable.dtype)
 
 
+def _call(class_name: str, config: dict[str, Any], **_: Any) -> str:
+    """The call that makes a schedule of Keras's."""
+    options = [f"{n}={v!r}" for n, v in config.items() if v is not None and n != "name"]
+    return f"{class_name}({', '.join(options)})"
+
+
 class Rule(keras.optimizers.Optimizer):
     """An update rule: how a gradient becomes a step.
 
@@ -251,7 +257,7 @@ class Rule(keras.optimizers.Optimizer):
             return []
         with tf.init_scope():
             rate = keras.optimizers.Optimizer.get_config(self)["learning_rate"]
-        return [f"{rate:.7g}" if isinstance(rate, float) else str(rate["class_name"])]
+        return [f"{rate:.7g}" if isinstance(rate, float) else _call(**rate)]
 
 
 @registered
