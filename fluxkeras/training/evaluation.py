@@ -139,6 +139,8 @@ class Inference:
     Its loss is 0, which every form goes on after. What is wanted comes besides.
     """
 
+    tells_overflow = False
+
     def __init__(self, objective: Objective, wanted: Wanted, signature: Signature) -> None:
         self.signature = signature
         self._objective = objective

@@ -304,6 +304,7 @@ class _Steps:
             self.interrupts.hold()
             while (outcome := self._next(outcomes, done, signature)) is not None:
                 timing.lap(part)
+                self.history.skipped += [done + i for i in outcome.overflows]
                 done += len(outcome.losses)
                 yield outcome
                 self.interrupts.hold()

@@ -13,6 +13,7 @@ from fluxkeras.training.batch import Signature
 from fluxkeras.training.objective import Objective, converting
 
 Optimiser: TypeAlias = keras.optimizers.Optimizer
+SCALING: type = keras.optimizers.LossScaleOptimizer
 
 
 class Step:
@@ -28,6 +29,8 @@ class Step:
 
     Attributes:
         gradient: of a batch's tensors; returns the loss, what came besides, and the gradients.
+        tells_overflow: whether what comes besides is a pair, of what the objective returned, and
+            whether an optimiser that looks for the scale of the loss leaves this step out.
         update: of the gradients.
         written: the variables that the forward pass may write.
         variables: all those that a step reads or writes.
@@ -81,10 +84,10 @@ class Step:
 
     def _is_finite(self, loss: tf.Tensor, gradients: Any, xla: bool) -> tf.Tensor:
         """Whether no number is NaN or infinite: then their sum is finite, too."""
-        # Who scales the loss finds the scale by gradients that are not finite.
+        # Who looks for the scale of the loss finds it by gradients that are not finite.
         pairs = zip(self._updates, gradients, strict=True)
-        guarded = [g for (opt, _), found in pairs if opt not in self._scale for g in found]
-        values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in guarded]
+        guarded = [g for (opt, _), found in pairs if not isinstance(opt, SCALING) for g in found]
+        values = [_values(g) for g in guarded]
         dtype = tf.float32 if loss.dtype.size < 4 else loss.dtype
         sums = [tf.cast(_sum(tf.cast(v, dtype), xla), dtype) for v in values]
         return tf.math.is_finite(tf.add_n([tf.cast(loss, dtype), *sums]))
@@ -99,6 +102,10 @@ class Step:
             self._scale = [o for (o, _), own in zip(groups, scaled, strict=True) if own is not loss]
             gradients = _gradients(tape, groups, scaled)
             self._updates = [(o, variables) for o, _, variables in gradients]
+            looking = [g for o, found, _ in gradients if isinstance(o, SCALING) for g in found]
+            self.tells_overflow = bool(looking)
+            if looking:
+                aux = aux, _overflows(looking)
             return loss, aux, [found for _, found, _ in gradients]
 
         function = tf.function(gradient, autograph=False)
@@ -172,6 +179,15 @@ def _gradients(
             "NumPy?"
         )
     return updates
+
+
+def _values(gradient: Any) -> tf.Tensor:
+    return gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+
+
+def _overflows(gradients: list[Any]) -> tf.Tensor:
+    """Whether one of them is not finite, as Keras finds out: of a scaled loss."""
+    return ~tf.reduce_all([tf.reduce_all(tf.math.is_finite(_values(g))) for g in gradients])
 
 
 def _sum(values: tf.Tensor, xla: bool) -> tf.Tensor:
