@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fluxkeras import SGD, Chain, Dense, epochs, logitcrossentropy, train
+from fluxkeras import SGD, Chain, Dense, epochs, evaluate, logitcrossentropy, train
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(7, 8, 4)).astype("float32")
@@ -115,3 +115,45 @@ def test_the_log_of_an_epoch_has_what_a_metric_has_come_to():
         train(loss, DATA, opt, cb=kept, form="graph", chunk=3, progress=False)
 
     np.testing.assert_allclose(kept.history["acc"], [running(m)[-1]] * 2, rtol=1e-6)
+
+
+# --- evaluate -------------------------------------------------------------------------------------
+
+UNEVEN = [*DATA[:4], (X[4][:3], Y[4][:3])]
+
+
+@pytest.mark.parametrize("is_called", [True, False])
+def test_a_metric_is_that_of_all_samples_and_as_it_was_afterwards(is_called):
+    m = Chain(Dense(4, 3))
+    metric = keras.metrics.SparseCategoricalAccuracy()
+    loss = objective(m, metric, is_called)
+    train(loss, DATA[:2], SGD(0.0), progress=False)
+    before = [np.array(v) for v in metric.variables]
+
+    (_, first), (_, second) = evaluate(loss, UNEVEN), evaluate(loss, UNEVEN)
+
+    np.testing.assert_allclose(first["acc"], running(m, UNEVEN)[-1], rtol=1e-6)
+    assert first == second
+    for now, then in zip(metric.variables, before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: keras.metrics.AUC(num_thresholds=20), lambda: keras.metrics.F1Score()]
+)
+def test_a_metric_that_is_no_mean_is_evaluated(make):
+    m, metric, outside = Chain(Dense(4, 1, "sigmoid")), make(), make()
+    data = [(x, (y > 0).astype("float32")[:, np.newaxis]) for x, y in UNEVEN]
+
+    def loss(x, y):
+        squares = (m(x) - y) ** 2
+        return tf.reduce_mean(squares), {"metric": metric(y, m(x)), "most": tf.reduce_max(squares)}
+
+    for x, y in data:
+        outside.update_state(y, m(x))
+    each = [np.max((m(x) - y) ** 2) for x, y in data]
+
+    for _ in range(2):
+        _, found = evaluate(loss, data)
+        np.testing.assert_allclose(found["metric"], outside.result(), rtol=1e-6)
+        np.testing.assert_allclose(found["most"], np.average(each, weights=[8] * 4 + [3]), 1e-6)
