@@ -19,7 +19,14 @@ from fluxkeras.training.cache import Compiled, kept_in
 from fluxkeras.training.captures import Captures
 from fluxkeras.training.feed import feed_of, length
 from fluxkeras.training.keeping import assign, values_of
-from fluxkeras.training.objective import Objective, converting
+from fluxkeras.training.objective import (
+    METRIC,
+    Metric,
+    Metrics,
+    Objective,
+    converting,
+    with_metrics,
+)
 from fluxkeras.training.runner import Compiler
 from fluxkeras.training.step import written
 from fluxkeras.training.tuner import Request
@@ -28,15 +35,17 @@ __all__ = ["evaluate", "predict"]
 
 # What is wanted of a batch: computed from the objective, the structure and the tensors.
 Wanted: TypeAlias = Callable[[Objective, Any, Any], Any]
-Metric: TypeAlias = keras.metrics.Metric
-METRIC: type = keras.metrics.Metric
 
 
 @overload
-def evaluate(loss: Callable[..., Any], data: Iterable[Any], /) -> Any: ...
+def evaluate(
+    loss: Callable[..., Any], data: Iterable[Any], /, *, metrics: Metrics | None = None
+) -> Any: ...
 @overload
-def evaluate(loss: Callable[..., Any], model: Any, data: Iterable[Any], /) -> Any: ...
-def evaluate(loss: Callable[..., Any], *arguments: Any) -> Any:
+def evaluate(
+    loss: Callable[..., Any], model: Any, data: Iterable[Any], /, *, metrics: Metrics | None = None
+) -> Any: ...
+def evaluate(loss: Callable[..., Any], *arguments: Any, metrics: Metrics | None = None) -> Any:
     """The mean loss over data: `evaluate(loss, data)` or `evaluate(loss, model, data)`.
 
     `sum(len(batch) * loss(*batch) for batch in data) / sum(len(batch) for batch in data)`
@@ -50,6 +59,7 @@ def evaluate(loss: Callable[..., Any], *arguments: Any) -> Any:
         model: goes first into `loss`, if it is given.
         data: any iterable of batches, as in `train`, that comes to an end. The length of the first
             axis of a batch's first array is its number of samples, by which it counts.
+        metrics: Keras's metrics by name, as in `train`.
 
     Returns:
         What `loss` returns, as means: a float; or, where it returns `(loss, {"acc": …})`, that
@@ -84,7 +94,7 @@ def evaluate(loss: Callable[..., Any], *arguments: Any) -> Any:
     values: list[Any] = []
     results: list[Any] = []
     with _named("evaluate"):
-        compiled = _compiled_for(loss, model, _loss_and_aux)
+        compiled = _compiled_for(with_metrics(loss, metrics), model, _loss_and_aux)
         with _anew(compiled.metrics):
             for signature, ((losses, aux), of_metrics) in _outcomes(compiled, data, own_axes=1):
                 if samples := _samples(signature):

@@ -22,7 +22,7 @@ from fluxkeras.training.forms import Outcome
 from fluxkeras.training.history import History, of_step
 from fluxkeras.training.interrupts import Interrupts
 from fluxkeras.training.keras_callbacks import AllCallbacks
-from fluxkeras.training.objective import loss_and_aux
+from fluxkeras.training.objective import Metrics, loss_and_aux, with_metrics
 from fluxkeras.training.progress import progress_of
 from fluxkeras.training.rounds import announce, current_round
 from fluxkeras.training.step import Optimiser
@@ -48,6 +48,7 @@ def train(
     chunk: int | None = None,
     checkpoint: Checkpoint | None = None,
     on_nonfinite: str = "raise",
+    metrics: Metrics | None = None,
 ) -> History: ...
 @overload
 def train(
@@ -63,6 +64,7 @@ def train(
     chunk: int | None = None,
     checkpoint: Checkpoint | None = None,
     on_nonfinite: str = "raise",
+    metrics: Metrics | None = None,
 ) -> History: ...
 def train(
     loss: Callable[..., Any],
@@ -73,6 +75,7 @@ def train(
     chunk: int | None = None,
     checkpoint: Checkpoint | None = None,
     on_nonfinite: str = "raise",
+    metrics: Metrics | None = None,
 ) -> History:
     """Train once over the data: `train(loss, data, opt)` or `train(loss, model, data, opt)`.
 
@@ -105,6 +108,9 @@ def train(
         on_nonfinite: what to do when the loss of a batch, or its gradient, is NaN or infinite:
             "raise" an error before the update; "stop", as `stop()` does, with a warning; or "skip"
             the batch, which `history.skipped` then holds the number of.
+        metrics: Keras's metrics by name, such as `{"acc": SparseCategoricalAccuracy()}`. What the
+            objective returns under that name, `(loss, {"acc": (y, y_hat)})`, is what the metric is
+            updated with; what it has come to is recorded.
 
     Returns:
         A `History`, with every step's loss.
@@ -129,6 +135,7 @@ def train(
     Source: Flux's `train!`, of 0.6 and, with a model, of 0.13 and later.
     """
     model, data, opt = split("train", "data", arguments)
+    objective = with_metrics(loss, metrics)
     optimisers = listed(opt)
     callbacks = AllCallbacks(cb)
     request = _request(form, chunk, callbacks, length(data))
@@ -142,8 +149,8 @@ def train(
             Interrupts() as interrupts,
             _rescuing(lambda: call.rescue(), interrupts, callbacks),
         ):
-            compiled = compiled_for(loss, optimisers, model)
-            callbacks.attach(compiled.captured, optimisers, model, request.total)
+            compiled = compiled_for(objective, optimisers, model)
+            callbacks.attach(compiled.captured, optimisers, model, request.total, metrics)
             if checkpoint:
                 call = checkpoint.call(compiled, optimisers, data, history, callbacks)
             history.timing.lap("compiling")
