@@ -177,6 +177,12 @@ def train(
     return history
 
 
+@overload
+def trainstep(loss: Callable[..., Any], batch: Any, opt: Optimiser | list[Optimiser], /) -> Any: ...
+@overload
+def trainstep(
+    loss: Callable[..., Any], model: Any, batch: Any, opt: Optimiser | list[Optimiser], /
+) -> Any: ...
 def trainstep(loss: Callable[..., Any], *arguments: Any) -> Any:
     """One step of training, `trainstep(loss, batch, opt)` or `trainstep(loss, model, batch, opt)`.
 
@@ -211,6 +217,14 @@ def trainstep(loss: Callable[..., Any], *arguments: Any) -> Any:
     return history.losses[0] if aux is None else (history.losses[0], aux)
 
 
+@overload
+def trainstep_withgradient(
+    loss: Callable[..., Any], batch: Any, opt: Optimiser | list[Optimiser], /
+) -> tuple[Any, list[Any]]: ...
+@overload
+def trainstep_withgradient(
+    loss: Callable[..., Any], model: Any, batch: Any, opt: Optimiser | list[Optimiser], /
+) -> tuple[Any, list[Any]]: ...
 def trainstep_withgradient(loss: Callable[..., Any], *arguments: Any) -> tuple[Any, list[Any]]:
     """One step of training, and its gradient: `trainstep`, which also returns what it followed.
 

@@ -34,7 +34,8 @@ def plot(
     A dark curve runs through the means of each `smooth` steps, before the losses of the single
     steps in a light colour; where there are more than 2000, before the range that they are in. The
     axis is logarithmic where all are positive and the means span a factor of 100. Steps whose value
-    is not finite are left out, and marked at the bottom.
+    is not finite are left out, and marked at the bottom. The learning rate is drawn as well if the
+    objective returns it: `(loss, {"learning_rate": opt.learning_rate})`.
 
     Args:
         history: what `train` returned, or a list of such, one for each epoch.
