@@ -356,6 +356,8 @@ IDLE: dict[type, Callable[[Any], bool]] = {
     keras.callbacks.BackupAndRestore: _saves_by_epoch,
     keras.callbacks.TensorBoard: _writes_by_epoch,
 }
+if hasattr(keras.callbacks, "OrbaxCheckpoint"):  # not in older versions
+    IDLE[keras.callbacks.OrbaxCheckpoint] = _saves_by_epoch
 
 
 def _wants_every_batch(callback: KerasCallback) -> bool:

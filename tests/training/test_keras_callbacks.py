@@ -463,12 +463,22 @@ def test_SwapEMAWeights(problem):
         np.testing.assert_allclose(weight, expected, rtol=1e-5)
 
 
-def test_OrbaxCheckpoint(tmp_path):
+def test_OrbaxCheckpoint(problem, tmp_path):
     if not hasattr(keras.callbacks, "OrbaxCheckpoint"):
         pytest.skip("an older Keras")
+    pytest.importorskip("orbax.checkpoint")
+    problem.m.compile(problem.opt)
+    keeping = keras.callbacks.OrbaxCheckpoint(tmp_path, monitor="loss")
 
-    with pytest.raises(ImportError, match="orbax"):
-        keras.callbacks.OrbaxCheckpoint(tmp_path)
+    for _ in epochs(2):
+        timing = problem.train(keeping, form="graph", chunk=4).timing
+
+    trained = problem.m.get_weights()
+    problem.m.set_weights([np.zeros_like(w) for w in trained])
+    problem.m.load_weights(tmp_path)
+    for ours, theirs in zip(problem.m.get_weights(), trained, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert timing.chunk == 4
 
 
 @pytest.mark.parametrize("takes_state", [False, True])
