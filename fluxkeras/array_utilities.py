@@ -45,7 +45,7 @@ Array: TypeAlias = Any
 Axes: TypeAlias = int | tuple[int, ...]
 Size: TypeAlias = int | tuple[int, ...] | None
 INTEGER = int | np.integer
-PLAIN = np.ndarray | np.generic | Number | str | list | tuple | range
+PLAIN = np.ndarray, np.generic, Number, str, list, tuple, range
 
 
 def batch(xs: Iterable[Any]) -> Any:
@@ -263,7 +263,8 @@ def _chunk_sizes(length: int, n: Any, size: Any, npartitions: int | None) -> lis
                 f"chunk expects a sorted number of a part, from 0, for each of {length} elements, "
                 f"got {n!r}."
             )
-        return np.bincount(parts, minlength=npartitions or 0).tolist()
+        lengths: list[int] = np.bincount(parts, minlength=npartitions or 0).tolist()
+        return lengths
     if size is not None and not isinstance(size, INTEGER):
         if sum(size) != length:
             raise ValueError(f"chunk expects sizes that add up to {length}, got {size!r}.")

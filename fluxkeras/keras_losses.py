@@ -109,7 +109,7 @@ class KerasLoss(keras.losses.Loss):
                 f"the loss {name} cannot be saved, since Keras would not find it again. "
                 "Decorate it with @keras.saving.register_keras_serializable()."
             )
-        return super().get_config() | {"f": registered, "options": self.options}
+        return {**super().get_config(), "f": registered, "options": self.options}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "KerasLoss":

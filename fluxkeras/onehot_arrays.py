@@ -42,7 +42,8 @@ def onehot(x: Any, labels: Sequence[Any], default: Any = NO_DEFAULT) -> np.ndarr
 
     Source: Flux's `onehot`.
     """
-    return _hot("onehot", _objects([x]), labels, default)[0]
+    vector: np.ndarray = _hot("onehot", _objects([x]), labels, default)[0]
+    return vector
 
 
 def onehotbatch(xs: Any, labels: Sequence[Any], default: Any = NO_DEFAULT) -> np.ndarray:
@@ -132,7 +133,8 @@ def _hot(name: str, xs: np.ndarray, labels: Sequence[Any], default: Any) -> np.n
         hint = "Give a default." if default is NO_DEFAULT else f"The default is {default!r}."
         raise ValueError(f"{name} expects one of the labels {labels}, got {unknown!r}. {hint}")
     rows = np.eye(len(labels), dtype=keras.config.floatx())
-    return rows[np.asarray(indices, int)].reshape(*xs.shape, len(labels))
+    hot: np.ndarray = rows[np.asarray(indices, int)]
+    return hot.reshape(*xs.shape, len(labels))
 
 
 def _list(labels: Sequence[Any]) -> list[Any]:

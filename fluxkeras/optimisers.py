@@ -93,6 +93,12 @@ def _dense(gradient: Any, variable: tf.Variable) -> Any:
     return ops.cast(gradient, variable.dtype)
 
 
+def _call(class_name: str, config: dict[str, Any], **_: Any) -> str:
+    """The call that makes a schedule of Keras's."""
+    options = [f"{n}={v!r}" for n, v in config.items() if v is not None and n != "name"]
+    return f"{class_name}({', '.join(options)})"
+
+
 class Rule(keras.optimizers.Optimizer):
     """An update rule: how a gradient becomes a step.
 
@@ -206,7 +212,7 @@ class Rule(keras.optimizers.Optimizer):
     def at(self, variable: tf.Variable) -> At:
         """The hyper-parameters as they are now, for a variable."""
         dtype = keras.backend.standardize_dtype(variable.dtype)
-        known = self.__dict__.get("_numbers")
+        known: dict[str, At] | None = self.__dict__.get("_numbers")
         if known is None:
             return self.numbers(dtype)
         if dtype not in known:
@@ -224,7 +230,7 @@ class Rule(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name, _ in self._arguments()}
-        return super().get_config() | own | {"decay": self.decay}
+        return {**super().get_config(), **own, "decay": self.decay}
 
     def _arguments(self) -> list[tuple[str, inspect.Parameter]]:
         """The rule's own, in order, but for the learning rate."""
@@ -251,7 +257,7 @@ class Rule(keras.optimizers.Optimizer):
             return []
         with tf.init_scope():
             rate = keras.optimizers.Optimizer.get_config(self)["learning_rate"]
-        return [f"{rate:.7g}" if isinstance(rate, float) else str(rate["class_name"])]
+        return [f"{rate:.7g}" if isinstance(rate, float) else _call(**rate)]
 
 
 @registered

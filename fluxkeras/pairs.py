@@ -101,4 +101,4 @@ def _without(shape: Shape, axis: int) -> Shape:
 
 
 def _fit(a: Shape, b: Shape) -> bool:
-    return tf.TensorShape(a).is_compatible_with(b)
+    return bool(tf.TensorShape(a).is_compatible_with(b))

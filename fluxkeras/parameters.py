@@ -94,7 +94,7 @@ def listed(variables: Iterable[Variable]) -> str:
 
 
 def _name(variable: Variable) -> str:
-    return getattr(variable, "path", None) or variable.name.partition(":")[0]
+    return str(getattr(variable, "path", None) or variable.name.partition(":")[0])
 
 
 def needs_building(layer: keras.Layer) -> bool:

@@ -98,7 +98,7 @@ def _flat(gradients: Any, variables: Sequence[Variable]) -> list[Any]:
             f"update expects a list of gradients, got {type(gradients).__name__}. It has one for "
             "each of params(model)."
         )
-    flat = tf.nest.flatten(gradients)
+    flat: list[Any] = tf.nest.flatten(gradients)
     shapes = [v.shape if g is None else g.shape for g, v in zip(flat, variables, strict=False)]
     expected = [tuple(v.shape) for v in variables]
     if len(flat) != len(variables) or list(map(tuple, shapes)) != expected:

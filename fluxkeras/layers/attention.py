@@ -18,7 +18,8 @@ import tensorflow as tf
 
 from fluxkeras.activations import float_tensor
 from fluxkeras.checks import ShapeError
-from fluxkeras.layers.core import Dense, FluxLayer
+from fluxkeras.layers.base import FluxLayer
+from fluxkeras.layers.core import Dense
 from fluxkeras.layers.dropout import Dropout
 
 __all__ = [
@@ -297,7 +298,8 @@ class MultiHeadAttention(FluxLayer, keras.layers.Layer):
         return self.out_proj(y), α
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {
+        return {
+            **super().get_config(),
             "dims": self.dims,
             "nheads": self.nheads,
             "bias": self.use_bias,

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from fluxkeras.checks import ShapeError, undressed
-from fluxkeras.data import is_nested_list
+from fluxkeras.nested import is_nested_list
 
 
 class FluxLayer:

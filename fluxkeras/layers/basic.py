@@ -90,7 +90,8 @@ class Weighted(FluxLayer, keras.layers.Layer):
         return self.activation(x if self.bias is None else x + self.bias)
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {
+        return {
+            **super().get_config(),
             "sizes": self.sizes,
             "activation": saved(self.activation, "an activation", self),
             "bias": self.use_bias,
@@ -258,7 +259,7 @@ class Bilinear(Weighted):
 
     def get_config(self) -> dict[str, Any]:
         out, *inputs = self.sizes
-        return super().get_config() | {"sizes": [inputs, out]}
+        return {**super().get_config(), "sizes": [inputs, out]}
 
     def __repr__(self) -> str:
         return self._print(", ")
@@ -377,7 +378,7 @@ class Embedding(FluxLayer, keras.layers.Embedding):
         config = super().get_config()
         config["sizes"] = [config.pop("input_dim"), config.pop("output_dim")]
         config["init"] = config.pop("embeddings_initializer")
-        return config | {"padding_idx": self.padding_idx}
+        return {**config, "padding_idx": self.padding_idx}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from fluxkeras.checks import ShapeError
-from fluxkeras.layers.core import FluxLayer
+from fluxkeras.layers.base import FluxLayer
 from fluxkeras.layers.printing import describe
 from fluxkeras.layers.saving import initialiser, loaded, saved
 
@@ -79,7 +79,7 @@ class Sized(Printed):
             for name in ACTIVATIONS
             if hasattr(self, name)
         }
-        config = super().get_config() | own
+        config: dict[str, Any] = super().get_config() | own
         for option in self.fixed:
             del config[option]
         config["sizes"] = [self.input_size, config.pop("units")]
@@ -320,7 +320,8 @@ class GatedCell(keras.layers.Layer):
         return [tf.zeros((batch_size, self.units), self.compute_dtype)]
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {
+        return {
+            **super().get_config(),
             "units": self.units,
             "use_bias": self.use_bias,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),

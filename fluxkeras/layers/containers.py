@@ -113,7 +113,7 @@ class Parallel(Joined):
         TensorShape([2])
         >>> print(m)
         Parallel(
-          add,
+          tf.add,
           α = Dense(10 => 2, tanh),             # 22 parameters
           β = Dense(5 => 2),                    # 12 parameters
         )                   # Total: 4 arrays, 34 parameters, 136 bytes.
@@ -197,7 +197,7 @@ class SkipConnection(Joined):
         >>> bool(tf.reduce_all(m(x) == m[0](x) + x))
         True
         >>> m
-        SkipConnection(Dense(2, 2, σ), add)
+        SkipConnection(Dense(2, 2, σ), tf.add)
 
     Source: Flux's `SkipConnection`.
     """

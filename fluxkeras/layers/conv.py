@@ -395,7 +395,8 @@ class Conv(SpatialLayer):
         return correlated(self, x, kernel, *steps, self.groups)
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {
+        return {
+            **super().get_config(),
             "sizes": (self.filter, self.input_channels, self.output_channels),
             "activation": saved(self.activation, "an activation", self),
             "stride": self.stride,
@@ -546,7 +547,7 @@ class ConvTranspose(Conv):
         return pad.of(self.filter, self.dilation, self.stride)
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"outpad": self.outpad}
+        return {**super().get_config(), "outpad": self.outpad}
 
     def _options(self) -> list[str]:
         return [*super()._options(), *options(outpad=(self.outpad, 0))]

@@ -93,7 +93,7 @@ class Dense(FluxLayer, keras.layers.Dense):
 
     def get_config(self) -> dict[str, Any]:
         activation = saved(self.activation, "an activation", self)
-        config = super().get_config() | {"activation": activation}
+        config = {**super().get_config(), "activation": activation}
         config["sizes"] = [self.input_size, config.pop("units")]
         config["bias"] = config.pop("use_bias")
         config["init"] = config.pop("kernel_initializer")
@@ -176,11 +176,11 @@ class Chain(Container, keras.Model):
         return x
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"seen": _plain(self._first.specs)}
+        return {**super().get_config(), "seen": _plain(self._first.specs)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Chain":
-        chain = super().from_config(config, custom_objects)
+        chain: Chain = super().from_config(config, custom_objects)
         chain._first.specs = _from_plain(config.get("seen"))
         return chain
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from fluxkeras.activations import float_tensor
 from fluxkeras.checks import ShapeError
-from fluxkeras.layers.core import FluxLayer
+from fluxkeras.layers.base import FluxLayer
 
 __all__ = ["AlphaDropout", "Dropout", "dropout"]
 
@@ -90,7 +90,7 @@ class Dropout(FluxLayer, keras.layers.Dropout):
         config = super().get_config()
         del config["noise_shape"]
         p = config.pop("rate")
-        return config | {"p": p, "dims": self.dims, "active": self.active}
+        return {**config, "p": p, "dims": self.dims, "active": self.active}
 
     def __repr__(self) -> str:
         p = int(self.rate) if self.rate in (0, 1) else self.rate

@@ -1,5 +1,6 @@
 """Normalisation: numbers of mean 0 and variance 1 along some axes, then scaled."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeAlias
 
 import keras
@@ -92,7 +93,8 @@ class Normalisation(Switchable, keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         serialise = keras.initializers.serialize
-        return super().get_config() | {
+        return {
+            **super().get_config(),
             "sizes": list(self.sizes),
             "activation": saved(self.activation, "an activation", self),
             "affine": self.affine,
@@ -103,7 +105,7 @@ class Normalisation(Switchable, keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Normalisation":
-        make: Any = cls
+        make: Callable[..., Normalisation] = cls
         return make(*config.pop("sizes"), loaded(config.pop("activation")), **config)
 
     def __repr__(self) -> str:
@@ -226,7 +228,8 @@ class Tracking(Normalisation):
             moving.assign(old + self.momentum * (tf.cast(now, old.dtype) - old))
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {
+        return {
+            **super().get_config(),
             "track_stats": self.track_stats,
             "active": self.active,
             "momentum": self.momentum,

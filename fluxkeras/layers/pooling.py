@@ -222,7 +222,7 @@ class Pool(SpatialLayer):
 
     def get_config(self) -> dict[str, Any]:
         own = {"window": self.window, "pad": self.pad, "stride": self.stride}
-        return super().get_config() | own
+        return {**super().get_config(), **own}
 
     def __repr__(self) -> str:
         stride = None if self.stride == self.window else self.stride
@@ -328,7 +328,7 @@ class AdaptivePool(SpatialLayer):
         return pool(x, self.operation, tuple(n - (o - 1) * s for n, o, s in moves), stride)
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"out": self.out}
+        return {**super().get_config(), "out": self.out}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.out})"

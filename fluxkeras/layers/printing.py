@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,17 @@ from fluxkeras.parameters import needs_building, params
 
 COMMENT_COLUMN = 40  # where Flux puts the count of a layer
 TOTAL_COLUMN = 20
+
+# Where functions are that are called by their full names. Keras's activations have namesakes here.
+LIBRARIES = {
+    "operator": operator,
+    "keras.ops": keras.ops,
+    "tf": tf,
+    "tf.image": tf.image,
+    "tf.linalg": tf.linalg,
+    "tf.nn": tf.nn,
+    "tf.math": tf.math,
+}
 
 RESOLVED = ("linear", "channels_last")  # what Keras makes of None
 
@@ -28,12 +40,18 @@ def describe(element: Any) -> str:
         keywords = [f"{name}={value!r}" for name, value in element.keywords.items()]
         words = [describe(element.func), *map(repr, element.args), *keywords]
         return f"partial({', '.join(words)})"
-    if name := getattr(element, "__name__", None):
-        is_of_tensorflow = str(getattr(element, "__module__", "")).startswith("tensorflow.")
-        return name.removesuffix("_v2") if is_of_tensorflow else name
-    kind = type(element)
+    name: str = getattr(element, "__name__", "")
+    if name:
+        return _of_library(element, name.removesuffix("_v2")) or name
+    kind: Any = type(element)
     prints_itself = {kind.__repr__, kind.__str__} != {object.__repr__, object.__str__}
     return str(element) if prints_itself else f"{kind.__name__}()"
+
+
+def _of_library(function: Any, name: str) -> str:
+    """The name by which it is called, if it is one of a library's."""
+    found = (lib for lib, module in LIBRARIES.items() if getattr(module, name, 0) is function)
+    return next((f"{lib}.{name}" for lib in found), "")
 
 
 def _changed_options(layer: keras.Layer) -> Iterable[str]:

@@ -89,7 +89,7 @@ class PlainCell(keras.layers.Layer):
         return [tf.broadcast_to(a, (batch_size, a.shape[-1])) for a in arrays]
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"cell": saved(self.cell, "a cell", self)}
+        return {**super().get_config(), "cell": saved(self.cell, "a cell", self)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "PlainCell":
@@ -151,7 +151,7 @@ class Recurrence(Sequence, keras.layers.RNN):
             self.build((None, None, self.input_size))
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
+        config: dict[str, Any] = super().get_config()
         del config["return_sequences"]
         return config
 

@@ -268,7 +268,7 @@ class Upsample(SpatialLayer):
 
     def get_config(self) -> dict[str, Any]:
         own = {"mode": self.mode, "scale": self.scale, "size": self.size}
-        return super().get_config() | own
+        return {**super().get_config(), **own}
 
     def __repr__(self) -> str:
         return f'Upsample("{self.mode}", {self._option("=")})'
@@ -363,7 +363,7 @@ class PixelShuffle(SpatialLayer):
         return _shuffled(self, tf.cast(x, self.compute_dtype), self.r)
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"r": self.r}
+        return {**super().get_config(), "r": self.r}
 
     def __repr__(self) -> str:
         return f"PixelShuffle({self.r})"

@@ -7,27 +7,19 @@ saving, for what no name would find.
 
 import functools
 import inspect
-import operator
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from fluxkeras.layers.printing import describe
+from fluxkeras.layers.printing import LIBRARIES, describe
 
-LIBRARIES = {
+PLACES = {
     # By its name, since the package is not whole yet while this module is imported.
     "fluxkeras": sys.modules["fluxkeras"],
-    "operator": operator,
     "keras.activations": keras.activations,
-    "keras.ops": keras.ops,
-    "tf": tf,
-    "tf.image": tf.image,
-    "tf.linalg": tf.linalg,
-    "tf.math": tf.math,
-    "tf.nn": tf.nn,
+    **LIBRARIES,
 }
 REGISTER = '@keras.saving.register_keras_serializable(package="mine")'
 
@@ -111,8 +103,8 @@ def _name(function: Any) -> str | None:
     """The name by which a function is found, if it is."""
     if not hasattr(function, "__name__"):
         return None
-    short = describe(function)
-    names = keras.saving.get_registered_name(function), *(f"{lib}.{short}" for lib in LIBRARIES)
+    short = describe(function).rpartition(".")[2]
+    names = keras.saving.get_registered_name(function), *(f"{lib}.{short}" for lib in PLACES)
     return next((name for name in names if _look_up(name) is function), None)
 
 
@@ -151,7 +143,7 @@ def _found(name: str, found: Any) -> Any:
 def _look_up(name: str, custom_objects: Any = None) -> Any:
     library, _, short = name.rpartition(".")
     registered = keras.saving.get_registered_object(name, custom_objects)
-    found = registered or getattr(LIBRARIES.get(library), short, None)
+    found = registered or getattr(PLACES.get(library), short, None)
     # Training is no part of a layer; its `save` writes a file.
     is_of_training = str(getattr(found, "__module__", "")).startswith("fluxkeras.training")
     return None if is_of_training else found

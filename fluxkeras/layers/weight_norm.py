@@ -140,7 +140,7 @@ class WeightNorm(FluxLayer, keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         layer = saved(self.layer, "a layer", self)
-        return super().get_config() | {"layer": layer, "which": self.which, "dims": self.dims}
+        return {**super().get_config(), "layer": layer, "which": self.which, "dims": self.dims}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "WeightNorm":

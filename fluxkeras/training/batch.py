@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fluxkeras.data import is_nested_list, map_parts
+from fluxkeras.nested import is_nested_list, map_parts
 from fluxkeras.parameters import Variable
 
 ALIGNMENT = 64  # bytes, which TensorFlow wants of memory that it does not copy

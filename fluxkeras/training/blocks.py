@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fluxkeras.data import map_parts
+from fluxkeras.nested import map_parts
 from fluxkeras.training.batch import Typed, indexed, is_array, is_splatted
 
 BLOCK_BYTES = 2**20  # what a dataset of TensorFlow's hands over at once: a core's cache has room
@@ -64,12 +64,13 @@ def block_size(data: tf.data.Dataset) -> int:
 
 
 def _usual_bytes(spec: tf.TensorSpec) -> int:
-    return spec.dtype.size * math.prod(USUAL_LENGTH if n is None else n for n in spec.shape)
+    return int(spec.dtype.size) * math.prod(USUAL_LENGTH if n is None else n for n in spec.shape)
 
 
 def _memory(data: tf.data.Dataset) -> dict[str, Any]:
     """What is known of a dataset, kept with it since TensorFlow traces functions to make blocks."""
-    return vars(data).setdefault("_fluxkeras", {})
+    memory: dict[str, Any] = vars(data).setdefault("_fluxkeras", {})
+    return memory
 
 
 def _is_plain(spec: Any) -> bool:

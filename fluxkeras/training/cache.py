@@ -163,7 +163,8 @@ def compiled_for(loss: Callable[..., Any], optimisers: Sequence[Optimiser], mode
         objective = Objective(loss, model, captured.of_keras(), reads_losses)
         return Compiled(captured, objective, optimisers, model)
 
-    return kept_in(memory_of(optimisers[0]).compiled, identity, make)
+    compiled: OrderedDict[Any, Compiled] = memory_of(optimisers[0]).compiled
+    return kept_in(compiled, identity, make)
 
 
 def kept_in(kept: OrderedDict[Any, Made], identity: Any, make: Callable[[], Made]) -> Made:

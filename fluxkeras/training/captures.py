@@ -18,7 +18,7 @@ import tensorflow as tf
 from fluxkeras.parameters import KerasVariable, Variable
 
 PLAIN = bool | int | float | complex | str | bytes | np.generic | None
-SEQUENCES = list | tuple | Set | deque | array.array
+SEQUENCES = list, tuple, Set, deque, array.array
 OF_KERAS = keras.Layer | KerasVariable
 
 # Objects of these packages count by identity alone: their inside is not the user's to change.
@@ -170,7 +170,7 @@ def _attributes(value: Any, known: set[str]) -> Iterator[tuple[str, Any]]:
         yield from ((n, getattr(value, n)) for n in slots if n in known and hasattr(value, n))
         yield "class", type(value)
     elif hasattr(value, "get_config") and not isinstance(value, keras.optimizers.Optimizer):
-        options = PLAIN | dict | types.FunctionType
+        options: types.UnionType = PLAIN | dict | types.FunctionType
         yield from ((n, v) for n, v in vars(value).items() if isinstance(v, options))
 
 

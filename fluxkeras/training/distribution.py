@@ -51,7 +51,7 @@ class Distribution:
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
         self.strategy = strategy
         self.workers, self.rank = _place(strategy.cluster_resolver)
-        self._local = strategy.num_replicas_in_sync // self.workers
+        self._local: int = strategy.num_replicas_in_sync // self.workers
 
     @property
     def is_chief(self) -> bool:
@@ -68,7 +68,7 @@ class Distribution:
         Each replica then trains on all of them: the mean over no row would be NaN, and TensorFlow
         has no convolution of no image.
         """
-        return count < self.strategy.num_replicas_in_sync
+        return count < self._local * self.workers
 
     def summed(self, f: Callable[..., Any], tensors: Sequence[tf.Tensor], count: int) -> Any:
         """The sum over all replicas of what `f(weight, its rows)` returns.

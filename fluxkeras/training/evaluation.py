@@ -18,7 +18,15 @@ from fluxkeras.training.batch import Signature
 from fluxkeras.training.cache import Compiled, kept_in
 from fluxkeras.training.captures import Captures
 from fluxkeras.training.feed import feed_of, length
-from fluxkeras.training.objective import Objective, converting
+from fluxkeras.training.keeping import assign, values_of
+from fluxkeras.training.objective import (
+    METRIC,
+    Metric,
+    Metrics,
+    Objective,
+    converting,
+    with_metrics,
+)
 from fluxkeras.training.runner import Compiler
 from fluxkeras.training.step import written
 from fluxkeras.training.tuner import Request
@@ -30,27 +38,34 @@ Wanted: TypeAlias = Callable[[Objective, Any, Any], Any]
 
 
 @overload
-def evaluate(loss: Callable[..., Any], data: Iterable[Any], /) -> Any: ...
+def evaluate(
+    loss: Callable[..., Any], data: Iterable[Any], /, *, metrics: Metrics | None = None
+) -> Any: ...
 @overload
-def evaluate(loss: Callable[..., Any], model: Any, data: Iterable[Any], /) -> Any: ...
-def evaluate(loss: Callable[..., Any], *arguments: Any) -> Any:
+def evaluate(
+    loss: Callable[..., Any], model: Any, data: Iterable[Any], /, *, metrics: Metrics | None = None
+) -> Any: ...
+def evaluate(loss: Callable[..., Any], *arguments: Any, metrics: Metrics | None = None) -> Any:
     """The mean loss over data: `evaluate(loss, data)` or `evaluate(loss, model, data)`.
 
     `sum(len(batch) * loss(*batch) for batch in data) / sum(len(batch) for batch in data)`
 
     Layers are in inference mode: no dropout, and `BatchNorm` uses its running statistics, and
-    leaves them. It is the same number, to the last bit, each time.
+    leaves them. It is the same number, to the last bit, each time. Keras's metrics that the
+    objective refers to begin anew, and are afterwards what they were before.
 
     Args:
         loss: the objective, as in `train`.
         model: goes first into `loss`, if it is given.
         data: any iterable of batches, as in `train`, that comes to an end. The length of the first
             axis of a batch's first array is its number of samples, by which it counts.
+        metrics: Keras's metrics by name, as in `train`.
 
     Returns:
         What `loss` returns, as means: a float; or, where it returns `(loss, {"acc": …})`, that
         float and the means of the values besides, in the same structure: floats, or arrays, of
-        which the mean of each element is taken.
+        which the mean of each element is taken. A value that is the result of a metric of Keras is
+        what it has come to after the last batch.
 
     Raises:
         TypeError, ValueError, ShapeError: something given here, or a batch, does not fit. The
@@ -77,15 +92,20 @@ def evaluate(loss: Callable[..., Any], *arguments: Any) -> Any:
     model, data = (None, *arguments)[-2:]
     weights: list[int] = []
     values: list[Any] = []
+    results: list[Any] = []
     with _named("evaluate"):
-        compiled = _compiled_for(loss, model, _loss_and_aux)
-        for signature, (losses, aux) in _outcomes(compiled, data, own_axes=1):
-            if samples := _samples(signature):
-                weights += [samples] * len(losses)
-                values.append((losses, aux))
+        compiled = _compiled_for(with_metrics(loss, metrics), model, _loss_and_aux)
+        with _anew(compiled.metrics):
+            for signature, ((losses, aux), of_metrics) in _outcomes(compiled, data, own_axes=1):
+                if samples := _samples(signature):
+                    weights += [samples] * len(losses)
+                    values.append((losses, aux))
+                    results.append(of_metrics)
     if not values:
         raise ValueError("evaluate got no sample: the batches are empty.")
-    mean_loss, mean_aux = tf.nest.map_structure(functools.partial(_mean, weights), *values)
+    of_metrics = [np.concatenate(parts) for parts in zip(*results, strict=True)]
+    mean = functools.partial(_mean, weights, of_metrics)
+    mean_loss, mean_aux = tf.nest.map_structure(mean, *values)
     return mean_loss if mean_aux is None else (mean_loss, mean_aux)
 
 
@@ -129,20 +149,26 @@ def predict(m: Callable[..., Any], data: Iterable[Any]) -> Any:
     with _named("predict", "the model"):
         # A model that a layer has as an attribute would be given attributes itself.
         compiled = _compiled_for(functools.partial(m), None, _outputs)
-        parts = [outputs for _, outputs in _outcomes(compiled, data, own_axes=2)]
+        parts = [outputs for _, (outputs, _) in _outcomes(compiled, data, own_axes=2)]
     return tf.nest.map_structure(_joined, *parts)
 
 
 class Inference:
     """What is done for a batch, in the form of a `Step` that makes no update.
 
-    Its loss is 0, which every form goes on after. What is wanted comes besides.
+    Its loss is 0, which every form goes on after. Besides come what is wanted, and what the metrics
+    have come to.
     """
 
-    def __init__(self, objective: Objective, wanted: Wanted, signature: Signature) -> None:
+    tells_overflow = False
+
+    def __init__(
+        self, objective: Objective, wanted: Wanted, metrics: list[Metric], signature: Signature
+    ) -> None:
         self.signature = signature
         self._objective = objective
         self._wanted = wanted
+        self._metrics = metrics
         try:
             self.gradient = converting(objective, self._trace)
         except Exception as error:
@@ -158,7 +184,9 @@ class Inference:
     def _trace(self) -> Any:
         def infer(*tensors: Any) -> tuple[tf.Tensor, Any, list[Any]]:
             wanted = self._wanted(self._objective, self.signature.structure, tensors)
-            return tf.zeros(()), wanted, []
+            # One that has no variables yet is not called by the objective.
+            results = [metric.result() for metric in self._metrics if metric.variables]
+            return tf.zeros(()), (wanted, tf.nest.flatten(results)), []
 
         function = tf.function(infer, autograph=False)
         return function.get_concrete_function(*self.signature.specs)
@@ -169,11 +197,12 @@ class Inferences(Compiled):
 
     def __init__(self, captured: Captures, objective: Objective, wanted: Wanted) -> None:
         super().__init__(captured, objective, [], None)
+        self.metrics = [value for value in captured.kept if isinstance(value, METRIC)]
         self._wanted = wanted
 
     def _compiler(self, signature: Signature, same: bool) -> Compiler:
         def trace() -> Any:
-            return Inference(self._objective, self._wanted, signature)
+            return Inference(self._objective, self._wanted, self.metrics, signature)
 
         compiler = Compiler(trace, same, self._turn)
         # What was measured is to be the same number when it is measured again.
@@ -196,7 +225,9 @@ def _compiled_for(function: Callable[..., Any], model: Any, wanted: Wanted) -> I
     captured = Captures(function, model)
     identity = captured.fingerprint, wanted, keras.config.floatx()
     owner = next((value for value in captured.kept if isinstance(value, Variable)), None)
-    memory = Memory() if owner is None else vars(owner).setdefault("_fluxkeras", Memory())
+    memory: Memory = Memory()
+    if owner is not None:
+        memory = vars(owner).setdefault("_fluxkeras", memory)
 
     def make() -> Inferences:
         return Inferences(captured, Objective(function, model, captured.of_keras()), wanted)
@@ -225,7 +256,7 @@ def _outcomes(compiled: Compiled, data: Any, own_axes: int) -> Iterator[tuple[Si
             with at_batch(done, signature):
                 if (outcome := next(outcomes, None)) is None:
                     break
-                shapes = tf.nest.map_structure(lambda v: np.shape(v)[own_axes:], outcome.aux)
+                shapes = tf.nest.map_structure(lambda v: np.shape(v)[own_axes:], outcome.aux[0])
                 if expected is not None and shapes != expected:
                     raise ValueError(
                         "what comes of this batch does not go with what came of those before: its "
@@ -264,7 +295,22 @@ def _samples(signature: Signature) -> int:
     return next((int(shape[0]) for shape in shapes if len(shape)), 1)
 
 
-def _mean(weights: list[int], *parts: Any) -> Any:
+@contextlib.contextmanager
+def _anew(metrics: list[Metric]) -> Iterator[None]:
+    """Where metrics have seen nothing yet; afterwards they are what they were before."""
+    variables = [v for metric in metrics for v in metric.variables]
+    before = values_of(variables)
+    for metric in metrics:
+        metric.reset_state()
+    try:
+        yield
+    finally:
+        for metric in metrics:
+            metric.reset_state()  # those that have variables only now, too
+        assign(variables, before)
+
+
+def _mean(weights: list[int], of_metrics: list[np.ndarray], *parts: Any) -> Any:
     if parts[0] is None:
         return None
     try:
@@ -274,6 +320,8 @@ def _mean(weights: list[int], *parts: Any) -> Any:
             "evaluate takes the mean of what the objective returns, which are to be numbers: got "
             f"{parts[0].ravel().tolist()[0]!r}."
         ) from None
+    if any(np.array_equal(values, results, equal_nan=True) for results in of_metrics):
+        weights = [0] * (len(values) - 1) + [1]
     with np.errstate(invalid="ignore"):  # of infinities of both signs
         mean = np.average(values, axis=0, weights=weights)
     return mean if np.ndim(mean) else float(mean)

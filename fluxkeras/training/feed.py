@@ -82,7 +82,7 @@ def most_ahead(data: Any) -> float:
 def length(data: Any) -> int | None:
     """The number of items, where it is known."""
     if isinstance(data, keras.utils.PyDataset):
-        return data.num_batches
+        return None if data.num_batches is None else int(data.num_batches)
     try:
         return len(data)
     except TypeError:  # no length, or a tf.data.Dataset without a known one
@@ -204,7 +204,7 @@ class Blocks(Items):
 
     def _rows(self, most: int) -> list[np.ndarray]:
         """The next batches of the block, at most so many."""
-        rows = self._next.take(most)
+        rows: list[np.ndarray] = self._next.take(most)
         if not self._next.left:
             self._next = None
         return rows

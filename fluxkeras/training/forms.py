@@ -28,11 +28,13 @@ class Outcome:
         aux: what the objective returned besides, each value with an axis of length `steps` in
             front; None if there was nothing.
         is_made: False for one step whose loss or gradient was not finite: it changed nothing.
+        overflows: which of them were left out by an optimiser that looks for the scale of the loss.
     """
 
     losses: np.ndarray
     aux: Any
     is_made: bool = True
+    overflows: Sequence[int] = ()
 
 
 class Trouble(Exception):
@@ -93,6 +95,7 @@ class Single:
     def __init__(self, step: Step, *, xla: bool = False) -> None:
         guarded = functools.partial(step.guarded, xla=xla)
         self._function = CompiledFunction(guarded, step.signature.specs, xla)
+        self._step = step
         self._aux = step.gradient.structured_outputs[1]
         # XLA writes variables at the end. Otherwise some may be written before an error.
         changed = [] if xla else step.at_risk
@@ -108,11 +111,8 @@ class Single:
                 self._snapshot.restore(*before)
             raise
         meanwhile()
-        return Outcome(
-            loss.numpy()[np.newaxis],
-            _in_numpy(self._aux, aux, lambda value: np.asarray(value)[np.newaxis]),
-            bool(is_made),
-        )
+        aux = _in_numpy(self._aux, aux, lambda value: np.asarray(value)[np.newaxis])
+        return _outcome(self._step, loss.numpy()[np.newaxis], aux, bool(is_made))
 
 
 class Loop:
@@ -173,7 +173,7 @@ class Loop:
             trouble = Trouble()
             trouble.step = int(end) - 1
             raise trouble
-        return Outcome(losses, aux)
+        return _outcome(self._step, losses, aux)
 
     def _loop(self, start: tf.Tensor, stop: tf.Tensor, *stacked: tf.Tensor) -> list[tf.Tensor]:
         loss, aux, _ = self._step.gradient.structured_outputs
@@ -194,6 +194,13 @@ class Loop:
 
         end, is_finite, *of_all = tf.while_loop(more, body, (start, tf.constant(True), *records))
         return [*(values.stack() for values in of_all), end, is_finite]
+
+
+def _outcome(step: Step, losses: np.ndarray, aux: Any, is_made: bool = True) -> Outcome:
+    if not step.tells_overflow:
+        return Outcome(losses, aux, is_made)
+    aux, overflows = aux
+    return Outcome(losses, aux, is_made, np.flatnonzero(overflows & is_made).tolist())
 
 
 class Snapshot:

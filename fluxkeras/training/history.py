@@ -104,8 +104,9 @@ class History:
             stacked along a new first axis of length `steps` (a list, where shapes differ); a list
             of every step's, where their structure differs; None if there was nothing.
         stopped: whether `stop` ended training before the data did.
-        skipped: the steps whose loss was not finite and that were left out, as
-            `on_nonfinite="skip"` has it: a list of their numbers.
+        skipped: the steps that were left out, a list of their numbers: those whose loss or gradient
+            was not finite, with `on_nonfinite="skip"`, and those whose scaled loss overflowed, by
+            which Keras's `LossScaleOptimizer` finds its scale.
         timing: the seconds spent in `compiling`, `data`, `steps` and `callbacks`, the `form` in
             which the last steps ran, with how many a call (`chunk`), and the forms that could not
             be used, with the reason (`dropped`).
@@ -167,6 +168,7 @@ class History:
     def losses(self) -> np.ndarray:
         if not self._losses:
             return np.empty(0, np.float32)
+        losses: np.ndarray
         (losses,) = self._losses.packed()
         return losses
 
@@ -246,7 +248,7 @@ class History:
         """
         return plot(self, *names, smooth=smooth, path=path)
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    def __getitem__(self, name: str) -> Any:
         if name == "loss":
             return self.losses
         aux = self.aux

@@ -34,8 +34,8 @@ ITERATORS = {
 }  # fmt: skip
 # Functions whose references are seen, or that have none.
 FUNCTIONS = (
-    types.FunctionType | types.MethodType | types.BuiltinFunctionType | type | functools.partial
-)
+    types.FunctionType, types.MethodType, types.BuiltinFunctionType, type, functools.partial,
+)  # fmt: skip
 
 
 def is_independent(data: Any) -> bool:

@@ -180,8 +180,9 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 def _name(variable: Variable) -> str:
     """The last word of its name: what comes before counts the layers of the process."""
-    path = getattr(variable, "path", None) or variable.name
-    return re.findall(r"[^/_:\d]+|$", path)[-2:][0]
+    path: str = getattr(variable, "path", None) or variable.name
+    word: str = re.findall(r"[^/_:\d]+|$", path)[-2:][0]
+    return word
 
 
 def _described(kind: tuple[str, tuple[int, ...], str]) -> str:

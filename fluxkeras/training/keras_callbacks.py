@@ -13,6 +13,7 @@ from fluxkeras.training.callback_state import CallbackState
 from fluxkeras.training.callbacks import Callbacks, State, StopTraining
 from fluxkeras.training.captures import Captures
 from fluxkeras.training.forms import Outcome
+from fluxkeras.training.objective import METRIC, Metric, Metrics
 from fluxkeras.training.rounds import Round, announce, current_round
 from fluxkeras.training.step import Optimiser
 
@@ -22,7 +23,8 @@ KerasCallback: TypeAlias = keras.callbacks.Callback
 
 BATCH_HOOKS = "on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end"
 
-# What a callback sets in its model for whoever runs the training, rather than for the model.
+# What a callback sets in its model for whoever runs the training, rather than for the model. By the
+# last, for which there is no public name, `BackupAndRestore` tells where to begin.
 OF_TRAINING = {"optimizer", "stop_training", "history", "_initial_epoch"}
 
 
@@ -118,12 +120,18 @@ class AllCallbacks(Callbacks):
         return any(not getattr(c, "raise_error", False) for c in found)
 
     def attach(
-        self, captured: Captures, optimisers: Sequence[Optimiser], model: Any, steps: int | None
+        self,
+        captured: Captures,
+        optimisers: Sequence[Optimiser],
+        model: Any,
+        steps: int | None,
+        named: Metrics | None,
     ) -> None:
         """Here is what is trained; Keras's metrics in the objective begin anew."""
-        metrics = [value for value in captured.kept if isinstance(value, keras.metrics.Metric)]
-        for metric in metrics:
+        found: list[Metric] = [value for value in captured.kept if isinstance(value, METRIC)]
+        for metric in found:
             metric.reset_state()
+        metrics = {metric.name: metric for metric in found} | (named or {})
         if self._of_keras:
             trained = Trained(_model_of(captured, model), optimisers)
             self._make = functools.partial(KerasTraining, self._of_keras, trained, metrics, steps)
@@ -187,7 +195,7 @@ class KerasTraining:
     Args:
         callbacks: Keras's.
         trained: what they take for their model.
-        metrics: Keras's metrics that the objective refers to.
+        metrics: Keras's metrics that the objective refers to, by the names they have in the logs.
         steps: how many an epoch has, if that is known.
         total: how many epochs there are.
     """
@@ -196,7 +204,7 @@ class KerasTraining:
         self,
         callbacks: list[KerasCallback],
         trained: "Trained",
-        metrics: list[keras.metrics.Metric],
+        metrics: Metrics,
         steps: int | None,
         total: int,
     ) -> None:
@@ -252,7 +260,7 @@ class KerasTraining:
             return False
         epoch, self._epoch = self._epoch, None
         means = {name: float(np.mean(np.concatenate(v))) for name, v in self._values.items()}
-        results = {metric.name: _result(metric) for metric in self._metrics}
+        results = {name: _result(metric) for name, metric in self._metrics.items()}
         self._logs = means | {name: value for name, value in results.items() if value is not None}
         self._call("on_epoch_end", epoch, self._logs)
         return self.is_stopped
@@ -330,11 +338,11 @@ def _flat(callback: KerasCallback) -> list[KerasCallback]:
 
 
 def _saves_by_epoch(callback: Any) -> bool:
-    return callback.save_freq == "epoch"
+    return bool(callback.save_freq == "epoch")
 
 
 def _writes_by_epoch(board: Any) -> bool:
-    # Whether it profiles, it does not tell by a public attribute.
+    # Whether it profiles, it does not tell by a public attribute: `profile_batch` is kept in none.
     is_timing = board.write_steps_per_second or getattr(board, "_should_trace", False)
     return board.update_freq == "epoch" and not is_timing
 
@@ -348,6 +356,8 @@ IDLE: dict[type, Callable[[Any], bool]] = {
     keras.callbacks.BackupAndRestore: _saves_by_epoch,
     keras.callbacks.TensorBoard: _writes_by_epoch,
 }
+if hasattr(keras.callbacks, "OrbaxCheckpoint"):  # not in older versions
+    IDLE[keras.callbacks.OrbaxCheckpoint] = _saves_by_epoch
 
 
 def _wants_every_batch(callback: KerasCallback) -> bool:

@@ -23,7 +23,7 @@ from fluxkeras.training.forms import Outcome
 from fluxkeras.training.history import History, of_step
 from fluxkeras.training.interrupts import Interrupts
 from fluxkeras.training.keras_callbacks import AllCallbacks
-from fluxkeras.training.objective import loss_and_aux
+from fluxkeras.training.objective import Metrics, loss_and_aux, with_metrics
 from fluxkeras.training.progress import Progress, progress_of
 from fluxkeras.training.rounds import announce, current_round
 from fluxkeras.training.step import Optimiser
@@ -49,6 +49,7 @@ def train(
     chunk: int | None = None,
     checkpoint: Checkpoint | None = None,
     on_nonfinite: str = "raise",
+    metrics: Metrics | None = None,
 ) -> History: ...
 @overload
 def train(
@@ -64,6 +65,7 @@ def train(
     chunk: int | None = None,
     checkpoint: Checkpoint | None = None,
     on_nonfinite: str = "raise",
+    metrics: Metrics | None = None,
 ) -> History: ...
 def train(
     loss: Callable[..., Any],
@@ -74,6 +76,7 @@ def train(
     chunk: int | None = None,
     checkpoint: Checkpoint | None = None,
     on_nonfinite: str = "raise",
+    metrics: Metrics | None = None,
 ) -> History:
     """Train once over the data: `train(loss, data, opt)` or `train(loss, model, data, opt)`.
 
@@ -96,7 +99,8 @@ def train(
             with the `State`. It may call `stop()`. One that is throttled lets several steps run
             in one call, and is asked after each of those. Keras's callbacks may be among them:
             `epochs` tells them of epochs; without it, each call of `train` is a training of one.
-        progress: whether to show how far training is.
+        progress: whether to show how far training is: by a bar on a terminal, with a picture of the
+            losses in a notebook if matplotlib is installed, and by lines elsewhere.
         form: how steps run: "single", one a call; "graph", in a loop of TensorFlow's; "xla", in one
             that XLA compiles; "auto", in the one of them that turns out to be the fastest. What
             cannot be compiled in a form runs singly, and `history.timing.dropped` says why.
@@ -105,6 +109,9 @@ def train(
         on_nonfinite: what to do when the loss of a batch, or its gradient, is NaN or infinite:
             "raise" an error before the update; "stop", as `stop()` does, with a warning; or "skip"
             the batch, which `history.skipped` then holds the number of.
+        metrics: Keras's metrics by name, such as `{"acc": SparseCategoricalAccuracy()}`. What the
+            objective returns under that name, `(loss, {"acc": (y, y_hat)})`, is what the metric is
+            updated with; what it has come to is recorded.
 
     Returns:
         A `History`, with every step's loss.
@@ -129,12 +136,13 @@ def train(
     Source: Flux's `train!`, of 0.6 and, with a model, of 0.13 and later.
     """
     model, data, opt = split("train", "data", arguments)
+    objective = with_metrics(loss, metrics)
     optimisers = listed(opt)
     callbacks = AllCallbacks(cb)
     request = _request(form, chunk, callbacks, length(data))
     on_nonfinite = _on_nonfinite(on_nonfinite, callbacks)
     history = History()
-    display = progress_of(None, wanted=False)
+    display = progress_of(loss, None, wanted=False)
     call: Call | Unkept = Unkept(data)
     try:
         with (
@@ -142,16 +150,16 @@ def train(
             Interrupts() as interrupts,
             _leaving(lambda is_whole: call.leave(is_whole), interrupts, callbacks),
         ):
-            compiled = compiled_for(loss, optimisers, model)
+            compiled = compiled_for(objective, optimisers, model)
             company = Company(compiled.distribution)
             request = company.request(request)
             if company.is_chief:
-                display = progress_of(request.total, wanted=progress)
+                display = progress_of(loss, request.total, wanted=progress)
             else:
                 callbacks = AllCallbacks(None)
             if this := current_round():
                 this.agree = company.any_stops
-            callbacks.attach(compiled.captured, optimisers, model, request.total)
+            callbacks.attach(compiled.captured, optimisers, model, request.total, metrics)
             if checkpoint:
                 call = checkpoint.call(compiled, optimisers, data, history, callbacks)
             history.timing.lap("compiling")
@@ -189,6 +197,12 @@ def _run(steps: "_Steps", display: Progress, model: Any) -> None:
         raise StopTraining
 
 
+@overload
+def trainstep(loss: Callable[..., Any], batch: Any, opt: Optimiser | list[Optimiser], /) -> Any: ...
+@overload
+def trainstep(
+    loss: Callable[..., Any], model: Any, batch: Any, opt: Optimiser | list[Optimiser], /
+) -> Any: ...
 def trainstep(loss: Callable[..., Any], *arguments: Any) -> Any:
     """One step of training, `trainstep(loss, batch, opt)` or `trainstep(loss, model, batch, opt)`.
 
@@ -223,6 +237,14 @@ def trainstep(loss: Callable[..., Any], *arguments: Any) -> Any:
     return history.losses[0] if aux is None else (history.losses[0], aux)
 
 
+@overload
+def trainstep_withgradient(
+    loss: Callable[..., Any], batch: Any, opt: Optimiser | list[Optimiser], /
+) -> tuple[Any, list[Any]]: ...
+@overload
+def trainstep_withgradient(
+    loss: Callable[..., Any], model: Any, batch: Any, opt: Optimiser | list[Optimiser], /
+) -> tuple[Any, list[Any]]: ...
 def trainstep_withgradient(loss: Callable[..., Any], *arguments: Any) -> tuple[Any, list[Any]]:
     """One step of training, and its gradient: `trainstep`, which also returns what it followed.
 
@@ -327,6 +349,7 @@ class _Steps:
             self.interrupts.hold()
             while (outcome := self._next(outcomes, done, signature)) is not None:
                 timing.lap(part)
+                self.history.skipped += [done + i for i in outcome.overflows]
                 done += len(outcome.losses)
                 self.history.extend(outcome.losses, outcome.aux)
                 self.call.untold = outcome

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import keras
 import tensorflow as tf
@@ -11,6 +11,10 @@ import tensorflow as tf
 from fluxkeras.checks import undressed
 from fluxkeras.parameters import Variable, raw
 from fluxkeras.training.batch import unpacked
+
+Metric: TypeAlias = keras.metrics.Metric
+METRIC: type = keras.metrics.Metric
+Metrics: TypeAlias = dict[str, Metric]
 
 
 class Objective(keras.Layer):
@@ -88,6 +92,33 @@ class Objective(keras.Layer):
                 "A batch that is a tuple is splatted into the objective, anything else is passed "
                 "whole. Data is a collection of batches: [(x, y)], not (x, y)."
             ) from None
+
+
+def with_metrics(loss: Callable[..., Any], metrics: Metrics | None) -> Callable[..., Any]:
+    """The objective, where metrics are updated with what it returns under their names."""
+    if not metrics:
+        return loss
+    if not isinstance(metrics, dict) or not all(isinstance(m, METRIC) for m in metrics.values()):
+        raise TypeError(
+            f"metrics are expected as a dict of Keras's metrics by name, got {metrics!r}."
+        )
+    function = getattr(loss, "python_function", loss)
+    return functools.update_wrapper(functools.partial(_measured, function, metrics), function)
+
+
+def _measured(function: Callable[..., Any], metrics: Metrics, *arguments: Any) -> Any:
+    value, aux = loss_and_aux(function(*arguments))
+    results = {name: metric(*_given(name, aux)) for name, metric in metrics.items()}
+    return value, {**aux, **results}
+
+
+def _given(name: str, aux: Any) -> tuple[Any, ...]:
+    if not isinstance(aux, dict) or name not in aux:
+        raise ValueError(
+            f"the metric {name!r} is updated with what the objective returns under its name, and "
+            f"it returned no such value: return loss, {{{name!r}: (y, y_hat)}}."
+        )
+    return aux[name] if isinstance(aux[name], tuple) else (aux[name],)
 
 
 def loss_and_aux(result: Any) -> tuple[tf.Tensor, Any]:

@@ -1,6 +1,7 @@
 """Plots of training, drawn with matplotlib, which is imported when something is drawn."""
 
 import importlib
+import io
 import itertools
 import os
 from collections.abc import Sequence
@@ -33,7 +34,8 @@ def plot(
     A dark curve runs through the means of each `smooth` steps, before the losses of the single
     steps in a light colour; where there are more than 2000, before the range that they are in. The
     axis is logarithmic where all are positive and the means span a factor of 100. Steps whose value
-    is not finite are left out, and marked at the bottom.
+    is not finite are left out, and marked at the bottom. The learning rate is drawn as well if the
+    objective returns it: `(loss, {"learning_rate": opt.learning_rate})`.
 
     Args:
         history: what `train` returned, or a list of such, one for each epoch.
@@ -75,20 +77,14 @@ def plot(
             f"got {smooth!r}."
         )
     lengths = [len(h) for h in histories]
-    chosen = _chosen(_recorded(histories), names)
-    figure = _figure(len(chosen), path)
-    axes = list(figure.subplots(len(chosen), 1, sharex=True, squeeze=False)[:, 0])
-    for axis, (name, values) in zip(axes, chosen.items(), strict=True):
-        if per == "epoch":
-            _draw_epochs(axis, values, lengths)
-        else:
-            _draw_steps(axis, values, lengths, smooth)
-        _finish(axis, name)
-    axes[0].set_title(_title(lengths), loc="left")
-    axes[-1].set_xlabel(per)
-    if path is not None:
-        figure.savefig(path)
-    return axes
+    return _drawn(_chosen(_recorded(histories), names), lengths, per, smooth, path)
+
+
+def png(losses: np.ndarray, lengths: list[int]) -> bytes:
+    """The picture that `plot` draws of the losses of epochs of such lengths."""
+    file = io.BytesIO()
+    _drawn({"loss": losses}, lengths, path=file)
+    return file.getvalue()
 
 
 def plot_sweep(sweep: Any, path: str | os.PathLike[str] | None = None) -> list[Any]:
@@ -114,6 +110,28 @@ def plot_sweep(sweep: Any, path: str | os.PathLike[str] | None = None) -> list[A
     if path is not None:
         figure.savefig(path)
     return [axis]
+
+
+def _drawn(
+    chosen: dict[str, np.ndarray],
+    lengths: list[int],
+    per: str = "step",
+    smooth: int | None = None,
+    path: Any = None,
+) -> list[Any]:
+    figure = _figure(len(chosen), path)
+    axes = list(figure.subplots(len(chosen), 1, sharex=True, squeeze=False)[:, 0])
+    for axis, (name, values) in zip(axes, chosen.items(), strict=True):
+        if per == "epoch":
+            _draw_epochs(axis, values, lengths)
+        else:
+            _draw_steps(axis, values, lengths, smooth)
+        _finish(axis, name)
+    axes[0].set_title(_title(lengths), loc="left")
+    axes[-1].set_xlabel(per)
+    if path is not None:
+        figure.savefig(path)
+    return axes
 
 
 def _figure(panels: int, path: Any) -> Any:

@@ -70,7 +70,8 @@ def read(path: Path) -> Any:
 
 
 def _parsed(record: bytes, type_name: str) -> np.ndarray:
-    return tf.io.parse_tensor(record, tf.as_dtype(type_name)).numpy()
+    array: np.ndarray = tf.io.parse_tensor(record, tf.as_dtype(type_name)).numpy()
+    return array
 
 
 def _flush(path: Path) -> None:

@@ -14,6 +14,7 @@ from fluxkeras.training.distribution import Distribution, is_number, scope_of
 from fluxkeras.training.objective import Objective, converting
 
 Optimiser: TypeAlias = keras.optimizers.Optimizer
+SCALING: type = keras.optimizers.LossScaleOptimizer
 
 
 class Step:
@@ -30,6 +31,8 @@ class Step:
 
     Attributes:
         gradient: of a batch's tensors; returns the loss, what came besides, and the gradients.
+        tells_overflow: whether what comes besides is a pair, of what the objective returned, and
+            whether an optimiser that looks for the scale of the loss leaves this step out.
         update: of the gradients.
         at_risk: the variables that may be written before an error of the step comes up.
         written: the variables that the forward pass may write.
@@ -87,23 +90,31 @@ class Step:
 
     def _is_finite(self, loss: tf.Tensor, gradients: Any, xla: bool) -> tf.Tensor:
         """Whether no number is NaN or infinite: then their sum is finite, too."""
-        # Who scales the loss finds the scale by gradients that are not finite.
+        # Who looks for the scale of the loss finds it by gradients that are not finite.
         pairs = zip(self._updates, gradients, strict=True)
-        guarded = [g for (opt, _), found in pairs if opt not in self._scale for g in found]
-        values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in guarded]
+        guarded = [g for (opt, _), found in pairs if not isinstance(opt, SCALING) for g in found]
+        values = [_values(g) for g in guarded]
         dtype = tf.float32 if loss.dtype.size < 4 else loss.dtype
         sums = [tf.cast(_sum(tf.cast(v, dtype), xla), dtype) for v in values]
         return tf.math.is_finite(tf.add_n([tf.cast(loss, dtype), *sums]))
 
     def _trace_gradient(self) -> Any:
         def gradient(*tensors: Any) -> tuple[tf.Tensor, Any, Any]:
-            if self.distribution is None:
-                return self._gradient_of(1.0, tensors)
-            samples = self.distribution.samples(self.signature)
-            return self.distribution.summed(self._gradient_of, tensors, samples)
+            loss, aux, gradients = self._shared_gradient(tensors)
+            pairs = zip(self._updates, gradients, strict=True)
+            looking = [g for (o, _), found in pairs if isinstance(o, SCALING) for g in found]
+            self.tells_overflow = bool(looking)
+            return loss, (aux, _overflows(looking)) if looking else aux, gradients
 
         function = tf.function(gradient, autograph=False)
         return function.get_concrete_function(*self.signature.specs)
+
+    def _shared_gradient(self, tensors: Any) -> Any:
+        """That of a batch, whether replicas share it or not."""
+        if self.distribution is None:
+            return self._gradient_of(1.0, tensors)
+        samples = self.distribution.samples(self.signature)
+        return self.distribution.summed(self._gradient_of, tensors, samples)
 
     def _gradient_of(self, weight: float, tensors: Any) -> tuple[tf.Tensor, Any, Any]:
         """The loss, what came besides and the gradients, by how much they count."""
@@ -198,6 +209,15 @@ def _weighted(value: tf.Tensor, weight: float) -> tf.Tensor:
     return value if weight == 1.0 else value * tf.cast(weight, value.dtype)
 
 
+def _values(gradient: Any) -> tf.Tensor:
+    return gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+
+
+def _overflows(gradients: list[Any]) -> tf.Tensor:
+    """Whether one of them is not finite, as Keras finds out: of a scaled loss."""
+    return ~tf.reduce_all([tf.reduce_all(tf.math.is_finite(_values(g))) for g in gradients])
+
+
 def _sum(values: tf.Tensor, xla: bool) -> tf.Tensor:
     if not xla or values.shape.rank < 2:
         return tf.reduce_sum(values)
@@ -260,7 +280,8 @@ class Memory:
 
 def memory_of(optimiser: Optimiser) -> Memory:
     # Not by setattr, since Keras would track, and save, the variables within.
-    return vars(optimiser).setdefault("_fluxkeras", Memory())
+    memory: Memory = vars(optimiser).setdefault("_fluxkeras", Memory())
+    return memory
 
 
 FALLIBLE = "Assert", "CheckNumerics", "PyFunc"  # parts of the names of operations

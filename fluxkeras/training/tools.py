@@ -184,6 +184,29 @@ def lr_find(
     return Sweep(rates[: len(losses)], np.array(losses))
 
 
+@overload
+def overfit(
+    loss: Callable[..., Any],
+    batch: Any,
+    opt: Optimiser | list[Optimiser],
+    /,
+    *,
+    steps: int = 500,
+    tolerance: float | None = None,
+    restore: bool = True,
+) -> History: ...
+@overload
+def overfit(
+    loss: Callable[..., Any],
+    model: Any,
+    batch: Any,
+    opt: Optimiser | list[Optimiser],
+    /,
+    *,
+    steps: int = 500,
+    tolerance: float | None = None,
+    restore: bool = True,
+) -> History: ...
 def overfit(
     loss: Callable[..., Any],
     *arguments: Any,

@@ -369,7 +369,7 @@ def test_one_index_is_no_bag(x):
 
 
 @pytest.mark.parametrize(
-    ("given", "words"), [("median", "'median'"), (tf.reduce_sum, "reduce_sum")]
+    ("given", "words"), [("median", "'median'"), (tf.reduce_sum, "tf.reduce_sum")]
 )
 def test_reductions_are_three(given, words):
     message = f"EmbeddingBag expects a reduction of mean, sum, max, got {words}."

@@ -82,15 +82,15 @@ def test_parallel_has_names():
 
     assert m["α"] is m[0] and m["β"] is m[1]
     assert list(m) == [m[0], m[1]]
-    assert repr(m) == "Parallel(add, α = Dense(10, 2, tanh), β = Dense(5, 2))"
+    assert repr(m) == "Parallel(tf.add, α = Dense(10, 2, tanh), β = Dense(5, 2))"
     assert str(m) == (
         "Parallel(\n"
-        "  add,\n"
+        "  tf.add,\n"
         "  α = Dense(10 => 2, tanh),             # 22 parameters\n"
         "  β = Dense(5 => 2),                    # 12 parameters\n"
         ")                   # Total: 4 arrays, 34 parameters, 136 bytes."
     )
-    assert repr(m[1:]) == "Parallel(add, β = Dense(5, 2))"
+    assert repr(m[1:]) == "Parallel(tf.add, β = Dense(5, 2))"
 
 
 @pytest.mark.parametrize(
@@ -214,14 +214,14 @@ def test_skip_connection_joins_output_first_and_input(shape):
 def test_skip_connection_prints_as_the_call_that_made_it():
     m = SkipConnection(Chain(Dense(4, 4), relu), tf.add)
 
-    assert repr(m) == "SkipConnection(Chain(Dense(4, 4), relu), add)"
+    assert repr(m) == "SkipConnection(Chain(Dense(4, 4), relu), tf.add)"
     assert str(m) == (
         "SkipConnection(\n"
         "  Chain(\n"
         "    Dense(4 => 4),                      # 20 parameters\n"
         "    relu,\n"
         "  ),\n"
-        "  add,\n"
+        "  tf.add,\n"
         ")"
     )
 
@@ -359,7 +359,7 @@ def in_graph(m):
     [
         (
             SkipConnection(Dense(2, 3), tf.add),
-            "SkipConnection(Dense(2, 3), add) expects shapes that go together, "
+            "SkipConnection(Dense(2, 3), tf.add) expects shapes that go together, "
             "got (5, 3) and (5, 2).",
         ),
         (

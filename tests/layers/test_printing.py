@@ -1,4 +1,5 @@
 import functools
+import operator
 
 import keras
 import numpy as np
@@ -66,8 +67,23 @@ def test_the_sum_is_told_where_there_is_something_to_add_up():
     assert str(three).splitlines()[-1].endswith("# Total: 3 arrays, 12 parameters, 48 bytes.")
 
 
-def test_functions_of_tensorflow_print_as_they_are_called():
-    assert repr(Chain(tf.nn.softmax, tf.squeeze, tf.add)) == "Chain(softmax, squeeze, add)"
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        (tf.nn.softmax, "tf.nn.softmax"),
+        (tf.squeeze, "tf.squeeze"),
+        (tf.add, "tf.add"),
+        (tf.math.log1p, "tf.math.log1p"),
+        (keras.ops.log1p, "keras.ops.log1p"),
+        (operator.add, "operator.add"),
+        (softmax, "softmax"),
+    ],
+)
+def test_functions_of_libraries_print_as_they_are_called(function, text):
+    m = Chain(Dense(2, 3, function), function)
+
+    assert repr(m) == f"Chain(Dense(2, 3, {text}), {text})"
+    assert repr(eval(repr(m))) == repr(m)
 
 
 def test_numbers_that_will_not_train_are_told():
@@ -90,11 +106,11 @@ def test_layers_side_by_side_print_inside_a_chain():
     assert str(m) == (
         "Chain(\n"
         "  Parallel(\n"
-        "    add,\n"
+        "    tf.add,\n"
         "    a = Dense(2 => 3),                  # 9 parameters\n"
         "    b = SkipConnection(\n"
         "      relu,\n"
-        "      multiply,\n"
+        "      tf.multiply,\n"
         "    ),\n"
         "  ),\n"
         "  Affine(),                             # 2 parameters\n"
@@ -138,7 +154,7 @@ def test_a_long_line_keeps_its_comment_apart():
         (keras.layers.Flatten(), "Flatten()"),
         (keras.layers.TimeDistributed(Chain(lambda x: x)), "TimeDistributed()"),
         (functools.partial(leakyrelu, a=0.2), "partial(leakyrelu, a=0.2)"),
-        (functools.partial(tf.pow, 2), "partial(pow, 2)"),
+        (functools.partial(tf.pow, 2), "partial(tf.pow, 2)"),
         (Affine(), "Affine()"),
         (Named(), "a named one"),
         (keras.Sequential([keras.layers.Flatten()], name="net"), "Sequential('net')"),

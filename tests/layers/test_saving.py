@@ -94,8 +94,8 @@ def test_what_is_gone_is_named():
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (functools.partial(tf.cast, dtype=tf.float16), r"partial\(cast, dtype=tf\.float16\)"),
-        (functools.partial(tf.print, output_stream="file:///x"), r"partial\(print, output.*\)"),
+        (functools.partial(tf.cast, dtype=tf.float16), r"partial\(tf.cast, dtype=tf\.float16\)"),
+        (functools.partial(tf.print, output_stream="file:///x"), r"partial\(tf.print, output.*\)"),
         (Offset(1).__call__, r"__call__ \(.*test_saving\.py, line \d+\)"),
         (np.tanh, "tanh"),
     ],
@@ -155,7 +155,9 @@ def test_what_is_loaded_has_plain_arguments_only():
     options = {"output_stream": "file:///x"}
     config = {"partial": {"function": "tf.print"}, "arguments": [], "options": options}
 
-    with pytest.raises(ValueError, match=r"^Loading expects the arguments of print to be numbers"):
+    with pytest.raises(
+        ValueError, match=r"^Loading expects the arguments of tf.print to be numbers"
+    ):
         loaded(config)
 
 

@@ -388,11 +388,13 @@ def test_TensorBoard(problem, tmp_path):
     pytest.importorskip("tensorboard")
     by_epoch = keras.callbacks.TensorBoard(tmp_path / "epoch", histogram_freq=1)
     by_batch = keras.callbacks.TensorBoard(tmp_path / "batch", update_freq="batch")
-    both = {}
+    profiling = keras.callbacks.TensorBoard(tmp_path / "profile", profile_batch=2)
+    chunks = {}
 
     for _ in epochs(2):
-        both["epoch"] = problem.train(by_epoch, form="graph", chunk=4).timing.chunk
-    both["batch"] = problem.train(by_batch, form="graph", chunk=4).timing.chunk
+        chunks["epoch"] = problem.train(by_epoch, form="graph", chunk=4).timing.chunk
+    chunks["batch"] = problem.train(by_batch, form="graph", chunk=4).timing.chunk
+    chunks["profile"] = problem.train(profiling, form="graph", chunk=4).timing.chunk
 
     def tags(folder):
         found = set()
@@ -402,7 +404,7 @@ def test_TensorBoard(problem, tmp_path):
                 found |= {value.tag for value in event.summary.value}
         return found
 
-    assert both == {"epoch": 4, "batch": 1}
+    assert chunks == {"epoch": 4, "batch": 1, "profile": 1}
     assert {"epoch_loss", "epoch_mae", "epoch_learning_rate"} <= tags("epoch")
     assert {"batch_loss", "batch_mae"} <= tags("batch")
 
@@ -461,12 +463,22 @@ def test_SwapEMAWeights(problem):
         np.testing.assert_allclose(weight, expected, rtol=1e-5)
 
 
-def test_OrbaxCheckpoint(tmp_path):
+def test_OrbaxCheckpoint(problem, tmp_path):
     if not hasattr(keras.callbacks, "OrbaxCheckpoint"):
         pytest.skip("an older Keras")
+    pytest.importorskip("orbax.checkpoint")
+    problem.m.compile(problem.opt)
+    keeping = keras.callbacks.OrbaxCheckpoint(tmp_path, monitor="loss")
 
-    with pytest.raises(ImportError, match="orbax"):
-        keras.callbacks.OrbaxCheckpoint(tmp_path)
+    for _ in epochs(2):
+        timing = problem.train(keeping, form="graph", chunk=4).timing
+
+    trained = problem.m.get_weights()
+    problem.m.set_weights([np.zeros_like(w) for w in trained])
+    problem.m.load_weights(tmp_path)
+    for ours, theirs in zip(problem.m.get_weights(), trained, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert timing.chunk == 4
 
 
 @pytest.mark.parametrize("takes_state", [False, True])

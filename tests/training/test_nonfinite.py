@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from fluxkeras import (
     ADAM,
+    SGD,
     BatchNorm,
     Chain,
     Dense,
@@ -19,7 +20,6 @@ from fluxkeras import (
     mse,
     param,
     relu,
-    repeated,
     train,
     trainstep,
 )
@@ -149,13 +149,37 @@ def test_gradients_of_rows_are_looked_at():
     np.testing.assert_array_equal(table, np.ones((5, 2)))
 
 
-def test_the_scale_of_a_loss_is_found_by_gradients_that_are_not_finite():
-    w = tf.Variable(1.0)
-    inner = keras.optimizers.SGD(0.1)
-    opt = keras.optimizers.LossScaleOptimizer(inner, initial_scale=3e38)
-    history = train(lambda: 10.0 * w**2, repeated((), 3), opt, progress=False)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("with_aux", [False, True])
+def test_the_scale_of_a_loss_is_found_by_gradients_that_are_not_finite(form, with_aux):
+    w, v = tf.Variable(1.0), param(1.0)
+    inner = keras.optimizers.SGD(0.0)
+    opt = keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**127, dynamic_growth_steps=3)
 
-    assert len(history) == 3 and np.isfinite(history.losses).all()
+    def loss(x):
+        value = x * w + v
+        return (value, {"twice": 2 * value}) if with_aux else value
+
+    data = [(x,) for x in [2.0, 1.0, 0.1, 0.1, 0.1, 0.1, 2.0, 0.1]]
+    history = train(loss, data, [opt, SGD([v], 0.0)], form=form, chunk=5, progress=False)
+
+    # Twice 2**127 is too much for float32. After three steps the scale is doubled.
+    assert history.skipped == [0, 6]
+    assert float(opt.dynamic_scale) == 2.0**126
+    np.testing.assert_allclose(history.losses, [x + 1 for (x,) in data], rtol=1e-6)
+    if with_aux:
+        np.testing.assert_allclose(history["twice"], 2 * history.losses)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_fixed_scale_of_the_loss_leaves_the_guard(form):
+    w = param(0.0)
+    opt = keras.optimizers.SGD(0.1, loss_scale_factor=8.0)
+
+    with pytest.raises(NonFiniteError, match="its gradient is not finite"):
+        train(lambda x: tf.sqrt(w * x), [(1.0,)] * 3, opt, form=form, progress=False)
+
+    assert float(w) == 0.0
 
 
 def test_a_single_step_tells_by_what_it_returns():
