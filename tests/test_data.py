@@ -582,3 +582,26 @@ def test_a_read_that_never_returns_is_not_waited_for_without_end(monkeypatch):
     assert time.monotonic() - start < 10
     assert all(t.daemon for t in threading.enumerate() if t.name in readers())
     never.set()
+
+
+@pytest.mark.parametrize("collate", [None, np.stack])
+def test_the_loaders_of_workers_share_each_batch_of_the_same_order(collate):
+    whole = DataLoader(np.arange(23), 5, shuffle=True, seed=4)
+    shared = [
+        DataLoader(np.arange(23), 5, shuffle=True, seed=4, shard=(rank, 3), collate=collate)
+        for rank in range(3)
+    ]
+
+    for _ in range(2):
+        for batch, *parts in zip(whole, *shared, strict=True):
+            np.testing.assert_array_equal(np.concatenate(parts), batch)
+            assert len(parts[0]) == 2 or len(batch) < 5
+    assert [whole.size(i) for i in range(5)] == [5, 5, 5, 5, 3]
+
+
+@pytest.mark.parametrize("shard", [(2, 2), (-1, 2), 1, (0.0, 1), "01"])
+def test_a_shard_that_is_none_is_refused(shard):
+    with pytest.raises(ValueError, match=r"Write shard=\(0, 2\)"):
+        DataLoader(np.arange(4), 2, shard=shard)
+    with pytest.raises(ValueError, match="batchsize -1"):
+        DataLoader(np.arange(4), -1, shard=(0, 2))

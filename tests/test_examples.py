@@ -17,6 +17,7 @@ PACKAGES = {
     "autoencoder": "mlxtend",
     "custom_loop": "mlxtend",
     "dcgan": "mlxtend",
+    "distributed": "mlxtend",
     "iris": "mlxtend",
     "language_detection": "django",
     "lenet": "mlxtend",
@@ -36,14 +37,14 @@ SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 CASES = [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in SCRIPTS]
 
 
-def run(name):
+def run(name, *options):
     """What a script prints in its quick mode; the test is skipped if the data are not there."""
     package = PACKAGES.get(name)
     if package and importlib.util.find_spec(package) is None:
         pytest.skip(f"needs the data that {package} ships: pip install '.[examples]'")
     if name == "fashion_mnist" and not any(map(Path.exists, FASHION_MNIST)):
         pytest.skip("needs the images: apt-get install dataset-fashion-mnist")
-    command = [sys.executable, EXAMPLES / f"{name}.py", "--quick"]
+    command = [sys.executable, EXAMPLES / f"{name}.py", "--quick", *options]
     result = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300)
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -62,6 +63,11 @@ def test_the_mlp_shows_its_accuracy_throttled_and_with_epochs():
 
     assert printed.count("accuracy on the test set: ") >= 4
     assert "INFO: Epoch 1\n" in printed
+
+
+@pytest.mark.slow
+def test_the_distributed_one_runs_as_several_processes():
+    assert run("distributed", "--processes").count("History(") == 2
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

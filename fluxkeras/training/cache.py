@@ -58,6 +58,8 @@ class Compiled:
         self._seen: dict[Any, list[Signature]] = defaultdict(list)
         self._has_warned = False
         self.distribution = distribution_of(self._known, optimisers)
+        if self.distribution:
+            self.distribution.refuse_metrics(captured.kept)
         self._turn = threading.RLock()
 
     @property

@@ -58,6 +58,19 @@ class Distribution:
         """Whether this worker is the one that writes and prints."""
         return self.rank == 0
 
+    def refuse_metrics(self, parts: Iterable[Any]) -> None:
+        """Raise if there are metrics of Keras's among the parts of an objective.
+
+        What each replica adds up Keras adds up once more, and a batch may be trained on by several.
+        """
+        found = [m.name for m in parts if isinstance(m, keras.metrics.Metric)]
+        if found and self.strategy.num_replicas_in_sync > 1:
+            raise ValueError(
+                f"under a {type(self.strategy).__name__} of several replicas, train expects an "
+                f"objective without metrics of Keras's, got {', '.join(found)}. Return numbers "
+                "besides the loss, of which the history has means, or call evaluate."
+            )
+
     def part(self, count: int) -> slice:
         """Which of so many rows are this worker's: all, where there are too few to share."""
         return slice(0, count) if self.is_small(count) else part_of(count, self.workers, self.rank)
@@ -91,13 +104,31 @@ class Distribution:
 
         def of_replica(*tensors: tf.Tensor) -> Any:
             context = tf.distribute.get_replica_context()
-            replica = int(tf.get_static_value(context.replica_id_in_sync_group)) % self._local
-            rows = [t[parts[replica]] if t.shape.rank else t for t in tensors]
-            loss, aux, gradients = f(weights[replica], rows)
+            replica = tf.get_static_value(context.replica_id_in_sync_group)
+            if replica is None:  # TPUs, whose replicas run the same program
+                rows = self._equal_rows(tensors, context.replica_id_in_sync_group, parts)
+                loss, aux, gradients = f(weights[0], rows)
+            else:
+                here = int(replica) % self._local
+                rows = [t[parts[here]] if t.shape.rank else t for t in tensors]
+                loss, aux, gradients = f(weights[here], rows)
             add = _Adder(context)
             return add.up([loss])[0], tf.nest.map_structure(add.numbers, aux), add.up(gradients)
 
         return tf.nest.map_structure(self.first, self.strategy.run(of_replica, tuple(tensors)))
+
+    def _equal_rows(
+        self, tensors: Sequence[tf.Tensor], replica: tf.Tensor, parts: list[slice]
+    ) -> list[tf.Tensor]:
+        """Those of a replica that learns only when it runs which one it is."""
+        sizes = {part.stop - part.start for part in parts}
+        if len(sizes) > 1 or parts[-1].start == 0 < self._local - 1:
+            raise ValueError(
+                f"a {type(self.strategy).__name__} of {self._local} replicas takes batches of as "
+                "many samples for each. Write DataLoader(…, partial=False)."
+            )
+        shape, here = [self._local, *sizes], replica % self._local
+        return [tf.reshape(t, [*shape, *t.shape[1:]])[here] if t.shape.rank else t for t in tensors]
 
     def first(self, value: Any) -> Any:
         """That of the first replica here."""
@@ -114,18 +145,22 @@ class Distribution:
 
     def gathered(self, rows: Any) -> np.ndarray:
         """The rows of all workers, one behind the other."""
+        counts = self._gather(tf.constant([len(rows)])).numpy()[:: self._local]
         array: np.ndarray = self._gather(rows).numpy()
-        return array
+        # Each replica gives those of its worker.
+        ends = np.cumsum(counts * self._local)
+        starts = ends - counts * self._local
+        return np.concatenate([array[i : i + n] for i, n in zip(starts, counts, strict=True)])
+
+    def table(self, numbers: Sequence[int]) -> np.ndarray:
+        """What each worker gives, in a row for each."""
+        rows: np.ndarray = self._gather(tf.constant([numbers], tf.int64)).numpy()
+        return rows[:: self._local]
 
     @functools.cached_property
     def _gather(self) -> Any:
-        def of_replica(rows: tf.Tensor) -> tf.Tensor:
-            context = tf.distribute.get_replica_context()
-            replica = int(tf.get_static_value(context.replica_id_in_sync_group))
-            return rows if replica % self._local == 0 else rows[:0]
-
         def gather(rows: tf.Tensor) -> tf.Tensor:
-            return self.strategy.gather(self.strategy.run(of_replica, (rows,)), axis=0)
+            return self.strategy.gather(self.strategy.run(tf.identity, (rows,)), axis=0)
 
         return tf.function(gather, autograph=False, reduce_retracing=True)
 
@@ -137,7 +172,10 @@ class Distribution:
             ShapeError: its arrays have not all as many.
         """
         if not signature.can_be_stacked:
-            raise TypeError(f"{self.strategy} shares no sparse and ragged tensors.")
+            raise TypeError(
+                f"a {type(self.strategy).__name__} shares no sparse and ragged tensors. Give train "
+                "dense ones: tf.sparse.to_dense(x), x.to_tensor()."
+            )
         shapes = [shape for _, shape in signature.parts]
         lengths = {shape[0] for shape in shapes if shape}
         if len(lengths) != 1 or None in lengths:
@@ -206,10 +244,25 @@ def copies_of(variable: Variable) -> Sequence[tf.Variable]:
     return copies
 
 
-def scope_of(variable: Variable) -> contextlib.AbstractContextManager[Any]:
-    """That in which the variable was made: more of its kind are to be made in it."""
+@contextlib.contextmanager
+def scope_of(variable: Variable) -> Iterator[None]:
+    """That in which the variable was made, for an optimiser to make more of its kind.
+
+    Raises:
+        ValueError: it was made in that of a `OneDeviceStrategy`, which its variables do not know.
+    """
     strategy = _strategy_of(variable)
-    return strategy.scope() if strategy else contextlib.nullcontext()
+    try:
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            yield
+    except RuntimeError as error:
+        if strategy or "scope()" not in str(error):
+            raise
+        raise ValueError(
+            "train expects an optimiser made in the scope of a OneDeviceStrategy to have its "
+            "variables already. Make a new one, and write with strategy.scope(): "
+            "opt.build(params(m))."
+        ) from error
 
 
 def _strategy_of(variable: Variable) -> Any:
@@ -247,7 +300,7 @@ class Company:
         """Whether a worker stops."""
         if self._distribution is None:
             return stops
-        return bool(_told(self._distribution, STOPS if stops else GOES_ON)[:, 0].any())
+        return bool(self._distribution.table([STOPS if stops else GOES_ON, 0])[:, 0].any())
 
     def go_on(self, signature: Signature, steps: int) -> None:
         """Some steps are next, on batches like this.
@@ -288,7 +341,7 @@ class Company:
         if self._distribution is None or not self._is_present:
             return
         self._is_present = False  # unless all go on
-        others = _told(self._distribution, state, batches)
+        others = self._distribution.table([state, batches])
         if state in (STOPS, HAS_FAILED):
             return
         for worker, (other, theirs) in enumerate(others):
@@ -307,11 +360,6 @@ class Company:
                     "the same order?"
                 )
         self._is_present = state == GOES_ON
-
-
-def _told(distribution: Distribution, state: int, batches: int = 0) -> np.ndarray:
-    """What each worker tells the others, in its row, if this is what this one tells."""
-    return distribution.gathered(tf.constant([[state, batches]], tf.int64))
 
 
 class _Adder:

@@ -67,7 +67,8 @@ class CompiledFunction:
             return made.get_concrete_function(*specs)
 
         self._function = concrete(function, xla)
-        self._is_operation = len(tf.config.list_logical_devices()) == 1
+        gpus, cpus = map(tf.config.list_logical_devices, ("GPU", "CPU"))
+        self._is_operation = not gpus and len(cpus) < 2
         if xla and self._is_operation:
             # XLA compiles what is called in a function, but not what is called as an operation.
             self._function = concrete(self._function, False)

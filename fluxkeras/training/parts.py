@@ -41,7 +41,7 @@ class Parts(Items):
         with at_batch(position, batch.signature):
             samples = self._distribution.samples(batch.signature)
         if isinstance(self._data, tf.data.Dataset):
-            samples = int(self._distribution.gathered(tf.constant([samples])).sum())
+            samples = int(self._distribution.table([samples]).sum())
         elif isinstance(self._data, DataLoader) and self._data.shard:
             samples = self._data.size(position)
         else:

@@ -46,7 +46,9 @@ def models():
             layers.Flatten(),
             layers.Dense(3),
         ],
-    }
+        "Dropout": lambda: [layers.Dense(8), layers.BatchNormalization(), layers.Dropout(0.5),
+                            layers.Dense(3)],
+    }  # fmt: skip
 
 
 def optimisers():
@@ -118,7 +120,28 @@ def replicas(out, n, cases):
         for form in ("single", "graph"):
             run = Run(strategy, model, optimiser)
             results[f"{model} {optimiser} {form}"] = run.results(run.train(form=form))
+    if int(cases) == len(CASES) and int(n) > 1:
+        results["Dropout"] = copies(strategy)
     save(out, results)
+
+
+def central(out):
+    import tensorflow as tf
+
+    start_devices(2)
+    devices = ["CPU:0", "CPU:1"]
+    run = Run(tf.distribute.experimental.CentralStorageStrategy(devices, devices[0]), *CASES[1])
+    save(out, {"central": run.results(run.train())})
+
+
+def copies(strategy):
+    """What each replica has of the parameters of a model that does something of its own in each."""
+    run = Run(strategy, "Dropout", "SGD")
+    losses = run.results(run.train())["losses"]
+    own = [strategy.experimental_local_results(v.value) for v in run.m.trainable_variables]
+    return {"losses": losses} | {
+        f"{i} {j}": copy.numpy() for i, found in enumerate(own) for j, copy in enumerate(found)
+    }
 
 
 def worker(out, rank, hosts, cases):
@@ -180,6 +203,16 @@ def stops(strategy):
     return results
 
 
+def kept(out, rank, hosts, path):
+    from fluxkeras import Checkpoint
+
+    run = Run(start_worker(rank, hosts.split(",")), *CASES[0])
+    print("begins", flush=True)
+    histories = run.train(2000, checkpoint=Checkpoint(path, steps=3))
+    save(out, {"kept": run.results(histories)})
+
+
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
-    {"replicas": replicas, "worker": worker}[command](*arguments)
+    commands = {"replicas": replicas, "central": central, "worker": worker, "kept": kept}
+    commands[command](*arguments)
