@@ -121,13 +121,13 @@ class Distribution:
         self, tensors: Sequence[tf.Tensor], replica: tf.Tensor, parts: list[slice]
     ) -> list[tf.Tensor]:
         """Those of a replica that learns only when it runs which one it is."""
-        sizes = {part.stop - part.start for part in parts}
-        if len(sizes) > 1 or parts[-1].start == 0 < self._local - 1:
+        size = parts[0].stop
+        if parts != [slice(i * size, (i + 1) * size) for i in range(self._local)]:
             raise ValueError(
                 f"a {type(self.strategy).__name__} of {self._local} replicas takes batches of as "
                 "many samples for each. Write DataLoader(…, partial=False)."
             )
-        shape, here = [self._local, *sizes], replica % self._local
+        shape, here = [self._local, size], replica % self._local
         return [tf.reshape(t, [*shape, *t.shape[1:]])[here] if t.shape.rank else t for t in tensors]
 
     def first(self, value: Any) -> Any:
@@ -302,15 +302,15 @@ class Company:
             return stops
         return bool(self._distribution.table([STOPS if stops else GOES_ON, 0])[:, 0].any())
 
-    def go_on(self, signature: Signature, steps: int) -> None:
-        """Some steps are next, on batches like this.
+    def go_on(self, signature: Signature, steps: int, order: Any) -> None:
+        """Some steps are next, on batches like this, in an order that was drawn like this.
 
         Raises:
             StopTraining: another worker stops.
             RuntimeError: another worker left by an error.
             ValueError: another worker has other batches, or none.
         """
-        self._tell(GOES_ON, zlib.crc32(f"{signature.family} {steps}".encode()))
+        self._tell(GOES_ON, zlib.crc32(f"{signature.family} {steps} {order}".encode()))
         self._begun, self._done = self._done, self._done + steps
 
     @contextlib.contextmanager
@@ -357,7 +357,7 @@ class Company:
                 raise ValueError(
                     "train expects the same batches on all workers, and from batch "
                     f"{self._done} on worker {worker} has {what}. Do they read the same data, in "
-                    "the same order?"
+                    "the same order, which needs a seed where they shuffle?"
                 )
         self._is_present = state == GOES_ON
 

@@ -33,6 +33,7 @@ class Feed(Protocol):
 
     most: float  # how many may be read before those before them are trained on
     is_same: bool  # whether all are one and the same
+    order: Any  # what the order of the batches was drawn by, where that matters
 
     def peek(self) -> Signature | None:
         """The signature of the next batch; None at the end."""
@@ -94,6 +95,7 @@ class Reader:
 
     most = math.inf
     is_same = False
+    order: Any = None
     patience = PATIENCE
 
     def prepare(self, steps: int, room: int | None) -> None:

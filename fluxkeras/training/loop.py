@@ -338,7 +338,7 @@ class _Steps:
             timing.lap("compiling")
             most = int(min(plan.steps, self.call.left(done)))
             chunk = feed.take(signature, most, plan.room)
-            self.company.go_on(signature, chunk.count)
+            self.company.go_on(signature, chunk.count, feed.order)
             timing.ran_as(plan.arm.form, plan.steps, runner.tuner.dropped)
             timing.lap("data")
             meanwhile = functools.partial(feed.prepare, plan.steps, plan.room)

@@ -34,6 +34,7 @@ class Parts(Items):
             )
         items = distribution.dataset(data) if isinstance(data, tf.data.Dataset) else data
         super().__init__(iterator(items), data, most_ahead(data))
+        self.order = data.state()["rng"] if isinstance(data, DataLoader) else None
 
     def _taken(self, item: Any) -> Part:
         batch = super()._taken(item)

@@ -18,10 +18,10 @@ from fluxkeras.data import DataLoader, repeated
 from fluxkeras.rule_state import adjust
 from fluxkeras.training.cache import compiled_for
 from fluxkeras.training.callbacks import State
-from fluxkeras.training.feed import feed_of
 from fluxkeras.training.history import History
 from fluxkeras.training.keeping import assign, random_state, set_random_state, values_of
 from fluxkeras.training.loop import listed, split, train
+from fluxkeras.training.parts import feed_for
 from fluxkeras.training.plotting import plot_sweep
 from fluxkeras.training.step import Optimiser
 
@@ -342,7 +342,7 @@ def _on_trial(
     """Optimisers to train with: afterwards all variables have the values that they had before."""
     trial = [opt if opt.built else _copied(opt) for opt in optimisers]
     compiled = compiled_for(loss, trial, model)
-    feed = feed_of(data)
+    feed = feed_for(data, compiled.distribution)
     signature: Any = feed.peek()  # there is a batch
     with at_batch(0, signature):
         # Tracing tells which variables a step reads, or makes.

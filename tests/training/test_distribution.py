@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 from distributed_runs import BATCH, CASES, SAMPLES, STEPS, WORKERS
 
-from fluxkeras import Adam, Dense, Descent, mse, params, train
+from fluxkeras import Adam, DataLoader, Dense, Descent, mse, params, train
 from fluxkeras.data import part_of
 from fluxkeras.training.batch import Batch
 from fluxkeras.training.callbacks import StopTraining
@@ -28,6 +28,7 @@ from fluxkeras.training.distribution import (
     Distribution,
     distribution_of,
 )
+from fluxkeras.training.parts import Parts
 
 SCRIPT = Path(__file__).with_name("distributed_runs.py")
 SIZES = [BATCH] * (SAMPLES // BATCH) + [SAMPLES % BATCH]
@@ -235,7 +236,7 @@ class Others(Distribution):
     """Two workers, of which the other tells what is given."""
 
     def __init__(self, *told):
-        self.workers, self.rank, self._told = 2, 0, list(told)
+        self.workers, self.rank, self._local, self._told = 2, 0, 1, list(told)
 
     def table(self, numbers):
         other = self._told.pop(0)
@@ -250,7 +251,7 @@ def meet(*told):
     company = Company(Others(*told))
     with company.departing():
         for _ in range(3):
-            company.go_on(SIGNATURE, 2)
+            company.go_on(SIGNATURE, 2, None)
 
 
 def test_workers_who_agree_go_on_to_the_end():
@@ -276,6 +277,22 @@ def test_a_worker_who_stops_at_the_end_stops_all():
         meet("the same", "the same", "the same", (STOPS, 0))
 
 
+def test_each_order_is_told_apart():
+    told = []
+
+    class Telling(Others):
+        def table(self, numbers):
+            told.append(tuple(numbers))
+            return super().table(numbers)
+
+    for seed in 1, 1, 2:
+        feed = Parts(DataLoader((X, Y), 2, shuffle=True, seed=seed), Telling())
+        company = Company(Telling("the same"))
+        company.go_on(feed.peek(), 3, feed.order)
+
+    assert told[0] == told[1] != told[2]
+
+
 @pytest.mark.parametrize("error", [ValueError("mine"), StopTraining(), KeyboardInterrupt()])
 def test_who_leaves_tells_the_others_once(error):
     others = Others((GOES_ON, 0))
@@ -289,7 +306,7 @@ def test_what_is_shared_by_none_is_told_to_none():
     company = Company(None)
 
     with company.departing():
-        company.go_on(SIGNATURE, 2)
+        company.go_on(SIGNATURE, 2, None)
     assert company.is_chief and company.any_stops(True) and not company.any_stops(False)
 
 
@@ -297,7 +314,7 @@ def test_a_lost_worker_is_named():
     with pytest.raises(RuntimeError, match="lost another worker in batches 0 to 1"):
         company = Company(Others("the same"))
         with company.departing():
-            company.go_on(SIGNATURE, 2)
+            company.go_on(SIGNATURE, 2, None)
             raise tf.errors.UnavailableError(None, None, "gone")
 
 
