@@ -410,6 +410,14 @@ def test_callbacks_run_on_the_chief_and_stop_all(kind, of_workers):
         assert chief["lengths"].tolist() == [5, 2]
 
 
+@pytest.mark.slow
+def test_where_a_callback_of_keras_ends_the_epochs_all_end_them(of_workers):
+    chief, other = (of("Keras's", arrays) for arrays in of_workers)
+
+    np.testing.assert_array_equal(chief["lengths"], other["lengths"])
+    assert 2 <= len(chief["lengths"]) < 9
+
+
 # --- A worker that is killed ----------------------------------------------------------------------
 
 KILLS, BOUND = 10, 90  # seconds in which the others are to end
