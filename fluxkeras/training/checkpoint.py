@@ -31,7 +31,7 @@ from fluxkeras.training.keeping import (
 )
 from fluxkeras.training.keras_callbacks import AllCallbacks
 from fluxkeras.training.parts import feed_for
-from fluxkeras.training.records import read, write
+from fluxkeras.training.records import Log, read, write
 from fluxkeras.training.step import Optimiser, memory_of
 
 __all__ = ["Checkpoint"]
@@ -155,7 +155,7 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.calls = 0
-        self.histories: list[Any] = []
+        self.histories = Log()
         self.is_broken_off = self.is_written = False
         self.saved: Any = None
         self.read()
@@ -285,7 +285,7 @@ class Call:
                 f"{self._run.path} holds the states of {len(saved['callbacks'])} callbacks, and "
                 f"cb has or refers to {len(self._stateful)}. Nothing was changed."
             )
-        history = saved["histories"][self._run.calls]
+        history = [*saved["histories"], saved["history"]][self._run.calls]
         done = len(history["losses"])
         is_read_again = isinstance(self._data, Iterator)
         # What the next call goes through anew need not be gone through now.
@@ -370,7 +370,8 @@ class Call:
         tree = {
             "call": self._run.calls,
             "is_finished": is_finished,
-            "histories": [*self._run.histories, self._history.state()],
+            "histories": self._run.histories,
+            "history": self._history.state(),
             "untold": untold and [untold.losses, untold.aux, untold.is_made],
             **self._run.tree(),
             "loader": self._loader,

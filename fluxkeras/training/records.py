@@ -22,18 +22,25 @@ FORMAT = 1
 PLAIN = bool | int | float | str | None
 
 
+class Log:
+    """A list of nested data that only grows. What it has is not encoded again by each `write`."""
+
+    def __init__(self) -> None:
+        self.packed: list[bytes] = []
+
+    def append(self, tree: Any) -> None:
+        self.packed.append(tf.io.serialize_tensor(tf.constant(_records(tree))).numpy())
+
+
 def write(path: Path, tree: Any) -> None:
     """Put nested data into a file. What the file held before is there until this is whole."""
-    tensors: list[tf.Tensor] = []
-    encoded = _encoded(tree, tensors)
-    header = {"fluxkeras": FORMAT, "tree": encoded, "types": [t.dtype.name for t in tensors]}
+    records = _records(tree)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.new")
     try:
         with tf.io.TFRecordWriter(str(beside)) as writer:
-            writer.write(json.dumps(header).encode())
-            for tensor in tensors:
-                writer.write(tf.io.serialize_tensor(tensor).numpy())
+            for record in records:
+                writer.write(record)
     except tf.errors.OpError as error:
         raise OSError(error.message) from error  # what a full disk is to everyone else
     _flush(beside)
@@ -52,12 +59,10 @@ def read(path: Path) -> Any:
     with path.open("rb"):
         pass  # TensorFlow's message of a file that cannot be read would be another
     try:
-        header, *records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-        described = json.loads(header)
-        version, types = described["fluxkeras"], described["types"]
+        records = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+        version = json.loads(records[0])["fluxkeras"]
         if version == FORMAT:
-            arrays = [_parsed(r, name) for r, name in zip(records, types, strict=True)]
-            return _decoded(described["tree"], arrays)
+            return _tree(records)
     except (tf.errors.OpError, ValueError, TypeError, LookupError) as error:
         raise CheckpointError(
             f"{path} is damaged, or no checkpoint of fluxkeras: {_first_line(error)}. Nothing was "
@@ -67,6 +72,21 @@ def read(path: Path) -> Any:
         f"{path} is of format {version!r}, and this fluxkeras reads format {FORMAT}. Another "
         "version of fluxkeras wrote it: use that one, or train from the start with another path."
     )
+
+
+def _records(tree: Any) -> list[bytes]:
+    """What describes nested data, then its arrays."""
+    tensors: list[tf.Tensor] = []
+    encoded = _encoded(tree, tensors)
+    header = {"fluxkeras": FORMAT, "tree": encoded, "types": [t.dtype.name for t in tensors]}
+    return [json.dumps(header).encode(), *(tf.io.serialize_tensor(t).numpy() for t in tensors)]
+
+
+def _tree(records: list[bytes]) -> Any:
+    header, *arrays = records
+    described = json.loads(header)
+    pairs = zip(arrays, described["types"], strict=True)
+    return _decoded(described["tree"], [_parsed(record, name) for record, name in pairs])
 
 
 def _parsed(record: bytes, type_name: str) -> np.ndarray:
@@ -92,8 +112,9 @@ def _encoded(node: Any, tensors: list[tf.Tensor]) -> Any:
     if isinstance(node, list | tuple):
         parts = [_encoded(part, tensors) for part in node]
         return parts if isinstance(node, list) else {"tuple": parts}
-    tensors.append(_tensor(node))
-    return {"array": len(tensors) - 1}
+    is_log = isinstance(node, Log)
+    tensors.append(tf.constant(node.packed, tf.string) if is_log else _tensor(node))
+    return {"log" if is_log else "array": len(tensors) - 1}
 
 
 def _tensor(node: Any) -> tf.Tensor:
@@ -115,6 +136,8 @@ def _decoded(node: Any, arrays: list[np.ndarray]) -> Any:
     ((kind, value),) = node.items()
     if kind == "array":
         return arrays[value]
+    if kind == "log":
+        return [_tree(_parsed(packed, "string").tolist()) for packed in arrays[value]]
     parts: Iterator[Any] = (_decoded(part, arrays) for part in value)
     return {"tuple": tuple, "dict": dict}[kind](parts)
 
