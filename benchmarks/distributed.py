@@ -1,7 +1,7 @@
 """`train` under tf.distribute beside a loop by hand, and an estimate for many workers.
 
-`python -m benchmarks.distributed` starts one process of two devices for the first, and two
-processes for the time that summing over workers takes.
+`python -m benchmarks.distributed` compares in one process of two devices, then in two processes,
+which also tell the time that summing over workers takes.
 """
 
 import json
@@ -27,12 +27,16 @@ SIZES = 1 << 10, 1 << 22  # bytes that are summed over workers, to tell latency 
 WORKERS = 8, 64, 512
 
 
-def train_beside_hand() -> None:
-    """Print the microseconds of a step, in the median of the rounds, and the median of ratios."""
+def mirrored() -> tf.distribute.Strategy:
     [cpu] = tf.config.list_physical_devices("CPU")
     several = [tf.config.LogicalDeviceConfiguration()] * DEVICES
     tf.config.set_logical_device_configuration(cpu, several)
-    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(DEVICES)])
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(DEVICES)])
+
+
+def train_beside_hand(strategy: tf.distribute.Strategy) -> None:
+    """Print the microseconds of a step, in the median of the rounds, and the median of ratios."""
+    print(f"{type(strategy).__name__} of {strategy.num_replicas_in_sync} replicas")
     for title in WORKLOADS:
         workload = titled(title).of_steps(STEPS)
         x, y = workload.arrays()
@@ -81,9 +85,8 @@ def _by_hand(strategy: tf.distribute.Strategy, workload: Workload, x: Any, y: An
     return lambda: [float(step(x, y)) for x, y in distributed]
 
 
-def sums_over_workers() -> None:
+def sums_over_workers(strategy: tf.distribute.Strategy) -> None:
     """One of two workers: print the seconds that a sum takes, for each size."""
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
     seconds = []
     for size in SIZES:
         numbers = tf.zeros([size // 4])
@@ -121,8 +124,8 @@ def efficiency(step: float, bytes: int, workers: int, latency: float, bandwidth:
     return step / (step + summing)
 
 
-def estimate() -> None:
-    """Print what 2 processes here took for sums, and the efficiency of many workers by formula."""
+def two_workers() -> str:
+    """What the first of two processes prints, which run this as workers."""
     sockets = [socket.create_server(("localhost", 0)) for _ in range(2)]
     hosts = [f"localhost:{s.getsockname()[1]}" for s in sockets]
     for s in sockets:
@@ -131,12 +134,16 @@ def estimate() -> None:
     for rank in range(2):
         config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": rank}}
         environment = os.environ | {"TF_CONFIG": json.dumps(config)}
-        command = [sys.executable, "-m", "benchmarks.distributed", "sums"]
+        command = [sys.executable, "-m", "benchmarks.distributed"]
         workers.append(
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         )
-    small, large = json.loads(workers[0].communicate()[0].splitlines()[-1])
-    workers[1].communicate()
+    first, _ = [worker.communicate()[0] for worker in workers]
+    return first
+
+
+def estimate(small: float, large: float) -> None:
+    """Print the efficiency of many workers, by the seconds that two took for sums."""
     # Of two workers, a ring sends half of the bytes twice.
     latency, bandwidth = small / 2, SIZES[1] / (large - small)
     print(
@@ -153,7 +160,17 @@ def estimate() -> None:
             )
 
 
+def main() -> None:
+    if "TF_CONFIG" in os.environ:
+        workers = tf.distribute.MultiWorkerMirroredStrategy()
+        train_beside_hand(workers)
+        sums_over_workers(workers)
+        return
+    train_beside_hand(mirrored())
+    *rows, seconds = two_workers().splitlines()
+    print("\n".join(rows))
+    estimate(*json.loads(seconds))
+
+
 if __name__ == "__main__":
-    {"": train_beside_hand, "sums": sums_over_workers}["".join(sys.argv[1:])]()
-    if not sys.argv[1:]:
-        estimate()
+    main()

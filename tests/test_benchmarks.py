@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bars import Bar, Results, bars_of, speedup
+from benchmarks.distributed import efficiency
 from benchmarks.measure import BY_HAND, FIT, FLUXKERAS, THROTTLED, Row, fastest, interleaved, settle
 from benchmarks.report import bars_list, table
 
@@ -108,6 +109,12 @@ def test_the_report_tells_figures_and_what_misses():
         "      - 1.5x b",
         "PASS  at most small: 0.5x (c), 1 of 1",
     ]
+
+
+def test_the_efficiency_of_a_ring_of_workers():
+    # 14 times a message of a millisecond's latency, and an eighth of 8 MB at 1 GB/s.
+    assert efficiency(0.1, 8_000_000, 8, 0.001, 1e9) == pytest.approx(0.1 / (0.1 + 14 * 0.002))
+    assert efficiency(0.1, 8_000_000, 1, 0.001, 1e9) == 1
 
 
 @pytest.mark.slow
