@@ -156,12 +156,8 @@ class DataLoader(Iterable[Any]):
         return parts_of(self.data) if is_rows else [self]
 
     def __iter__(self) -> Iterator[Any]:
-        order, step = self.order(), self._step
-        rows = [order[start : start + step] for start in range(0, len(order), step)]
-        if self.shard:
-            rank, workers = self.shard
-            rows = [row[part_of(len(row), workers, rank)] for row in rows]
-        chosen = order if self.batchsize < 0 else rows
+        order = self.order()
+        chosen = order if self.batchsize < 0 else list(self._rows(order))
         batches = self._ahead(chosen) if self.parallel else map(self.batch, chosen)
 
         def handed_over(position: int, item: Any) -> Any:
@@ -188,6 +184,13 @@ class DataLoader(Iterable[Any]):
         if self.collate is None or np.ndim(indices) == 0:
             return map_parts(itemgetter(indices), self.data)
         return self.collate([map_parts(itemgetter(i), self.data) for i in indices])
+
+    def _rows(self, order: np.ndarray) -> Iterator[np.ndarray]:
+        """The indices of the samples of each batch, as far as they are this worker's."""
+        rank, workers = self.shard or (0, 1)
+        for start in range(0, len(order), self._step):
+            rows = order[start : start + self._step]
+            yield rows[part_of(len(rows), workers, rank)]
 
     def size(self, position: int) -> int:
         """How many samples a batch has, on all workers."""

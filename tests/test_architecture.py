@@ -66,7 +66,7 @@ ROWS = [
         "training.progress",
     ],
     ["layers.recurrent", "layers.attention", "training.feed", "training.objective"],
-    ["training.step", "training.parts"],
+    ["training.company", "training.step", "training.parts"],
     ["training.forms"],
     ["training.runner"],
     ["training.cache"],

@@ -13,7 +13,7 @@ from fluxkeras.checks import warn
 from fluxkeras.parameters import Variable, key
 from fluxkeras.training.batch import Signature
 from fluxkeras.training.captures import PLAIN, Captures
-from fluxkeras.training.distribution import copies_of, distribution_of, refuse_scope
+from fluxkeras.training.distribution import Distribution, copies_of, distribution_of, refuse_scope
 from fluxkeras.training.objective import Objective
 from fluxkeras.training.runner import Compiler, Runner
 from fluxkeras.training.step import Optimiser, Step, memory_of
@@ -57,9 +57,7 @@ class Compiled:
         self._closed: set[Signature] = set()
         self._seen: dict[Any, list[Signature]] = defaultdict(list)
         self._has_warned = False
-        self.distribution = distribution_of(self._known, optimisers)
-        if self.distribution:
-            self.distribution.refuse_metrics(captured.kept)
+        self.distribution: Distribution | None = None
         self._turn = threading.RLock()
 
     @property
@@ -69,11 +67,12 @@ class Compiled:
         Those that the objective only reaches through a library are there once it has been traced.
         """
         compilers = [*(r.compiler for r in self._runners.values()), *self._open.values()]
+        known = self._known
         found: dict[int, Variable] = {}
-        for variable in self._known:
+        for variable in known:
             found.setdefault(key(variable), variable)
         # A step knows the copies that replicas have of these.
-        copies = {id(copy) for v in self._known for copy in copies_of(v)}
+        copies = {id(copy) for v in known for copy in copies_of(v)} if self.distribution else set()
         for variable in itertools.chain(*(compiler.variables for compiler in compilers)):
             if id(variable) not in copies:
                 found.setdefault(key(variable), variable)
@@ -86,6 +85,12 @@ class Compiled:
         referred_to = [v for v in self.captured.kept if isinstance(v, Variable)]
         named = [getattr(optimiser, "params", None) or () for optimiser in self._optimisers]
         return list(itertools.chain(*of_keras, referred_to, *named))
+
+    def distribute(self) -> None:
+        """Have replicas share each batch, if the variables are of a strategy."""
+        self.distribution = distribution_of(self._known, self._optimisers)
+        if self.distribution:
+            self.distribution.refuse_metrics(self.captured.kept)
 
     def begin(self) -> None:
         """A call of `train` begins."""
@@ -163,7 +168,9 @@ def compiled_for(loss: Callable[..., Any], optimisers: Sequence[Optimiser], mode
     def make() -> Compiled:
         reads_losses = bool(captured.names & READING_LOSSES)
         objective = Objective(loss, model, captured.of_keras(), reads_losses)
-        return Compiled(captured, objective, optimisers, model)
+        compiled = Compiled(captured, objective, optimisers, model)
+        compiled.distribute()
+        return compiled
 
     compiled: OrderedDict[Any, Compiled] = memory_of(optimisers[0]).compiled
     return kept_in(compiled, identity, make)

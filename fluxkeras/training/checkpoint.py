@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from fluxkeras.checks import CheckpointError, warn
-from fluxkeras.data import DataLoader
 from fluxkeras.parameters import Variable, key
 from fluxkeras.training.cache import Compiled
 from fluxkeras.training.captures import Captures
@@ -30,7 +29,7 @@ from fluxkeras.training.keeping import (
     values_of,
 )
 from fluxkeras.training.keras_callbacks import AllCallbacks
-from fluxkeras.training.parts import feed_for
+from fluxkeras.training.parts import feed_for, order_of
 from fluxkeras.training.records import Log, read, write
 from fluxkeras.training.step import Optimiser, memory_of
 
@@ -256,19 +255,16 @@ class Call:
         if self._is_resumed and self._is_last:
             self._load_order(self._run.saved["loader"])
         feed = feed_for(self._data, distribution)
-        self._loader = self._order()
+        self._loader = order_of(self._data)
         return feed
 
-    def _order(self) -> Any:
-        """The state of the generator by which the data is shuffled."""
-        return self._data.state()["rng"] if isinstance(self._data, DataLoader) else None
-
     def _load_order(self, order: Any) -> None:
-        if (order is None) != (self._order() is None):
+        own = order_of(self._data)
+        if (order is None) != (own is None):
             raise CheckpointError(
                 f"{self._run.path} holds {'no' if order is None else 'the'} order of a DataLoader "
                 f"that shuffles, and the data is a {type(self._data).__name__} that "
-                f"{'does not' if self._order() is None else 'does'}. Is it the same data? Nothing "
+                f"{'does not' if own is None else 'does'}. Is it the same data? Nothing "
                 "was changed."
             )
         if order is not None:

@@ -17,14 +17,14 @@ from fluxkeras.training.batch import Signature
 from fluxkeras.training.cache import Compiled, compiled_for
 from fluxkeras.training.callbacks import State, StopTraining
 from fluxkeras.training.checkpoint import Call, Checkpoint, Unkept
-from fluxkeras.training.distribution import Company
+from fluxkeras.training.company import Company
 from fluxkeras.training.feed import length
 from fluxkeras.training.forms import Outcome
 from fluxkeras.training.history import History, of_step
 from fluxkeras.training.interrupts import Interrupts
 from fluxkeras.training.keras_callbacks import AllCallbacks
 from fluxkeras.training.objective import Metrics, loss_and_aux, with_metrics
-from fluxkeras.training.progress import Progress, progress_of
+from fluxkeras.training.progress import Progress, Silent, progress_of
 from fluxkeras.training.rounds import announce, current_round
 from fluxkeras.training.step import Optimiser
 from fluxkeras.training.tuner import FORMS, Request
@@ -142,7 +142,7 @@ def train(
     request = _request(form, chunk, callbacks, length(data))
     on_nonfinite = _on_nonfinite(on_nonfinite, callbacks)
     history = History()
-    display = progress_of(loss, None, wanted=False)
+    display: Progress = Silent()
     call: Call | Unkept = Unkept(data)
     try:
         with (
@@ -153,9 +153,8 @@ def train(
             compiled = compiled_for(objective, optimisers, model)
             company = Company(compiled.distribution)
             request = company.request(request)
-            if company.is_chief:
-                display = progress_of(loss, request.total, wanted=progress)
-            else:
+            display = progress_of(loss, request.total, wanted=progress and company.is_chief)
+            if not company.is_chief:
                 callbacks = AllCallbacks(None)
             if this := current_round():
                 this.agree = company.any_stops

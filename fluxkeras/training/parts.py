@@ -19,6 +19,11 @@ def feed_for(data: Any, distribution: Distribution | None) -> Feed:
     return Parts(data, distribution)
 
 
+def order_of(data: Any) -> Any:
+    """The state of the generator by which a `DataLoader` was shuffled for the time through."""
+    return data.state()["rng"] if isinstance(data, DataLoader) else None
+
+
 class Parts(Items):
     """This worker's rows of each batch. All workers take as many batches at a time."""
 
@@ -34,7 +39,7 @@ class Parts(Items):
             )
         items = distribution.dataset(data) if isinstance(data, tf.data.Dataset) else data
         super().__init__(iterator(items), data, most_ahead(data))
-        self.order = data.state()["rng"] if isinstance(data, DataLoader) else None
+        self.order = order_of(data)
 
     def _taken(self, item: Any) -> Part:
         batch = super()._taken(item)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from fluxkeras.checks import warn
 from fluxkeras.training.batch import Chunk
 from fluxkeras.training.forms import Loop, Outcome, Single, Snapshot, Trouble
-from fluxkeras.training.step import Step
+from fluxkeras.training.step import Step, bodies
 from fluxkeras.training.tuner import Account, Arm, Plan, Request, Tuner
 
 # What XLA does otherwise, or not at all: it draws other random numbers from the same seed.
@@ -220,9 +220,7 @@ class Runner:
 
 def _operations(step: Step) -> set[str]:
     """The types of all operations of a step, those of functions within it too."""
-    graph = step.gradient.graph.as_graph_def()
-    bodies = [graph.node, *(function.node_def for function in graph.library.function)]
-    return set(itertools.chain.from_iterable(map(_operations_in, bodies)))
+    return set(itertools.chain.from_iterable(map(_operations_in, bodies(step.gradient))))
 
 
 def _operations_in(nodes: Any) -> Iterator[str]:

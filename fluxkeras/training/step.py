@@ -121,12 +121,8 @@ class Step:
         # TensorFlow traces loops several times over for a persistent tape.
         with tf.GradientTape(persistent=len(self._optimisers) > 1) as tape:
             loss, aux = self._objective.evaluate(self.signature.structure, tensors)
-            loss, aux = (
-                _weighted(loss, weight),
-                tf.nest.map_structure(
-                    lambda value: _weighted(value, weight) if is_number(value) else value, aux
-                ),
-            )
+            loss = _weighted(loss, weight)
+            aux = tf.nest.map_structure(lambda v: _weighted(v, weight) if is_number(v) else v, aux)
             groups = self._groups(self._read(tape))
             scaled = [optimiser.scale_loss(loss) for optimiser, _ in groups]
         self._scale = [o for (o, _), own in zip(groups, scaled, strict=True) if own is not loss]
@@ -289,9 +285,13 @@ FALLIBLE = "Assert", "CheckNumerics", "PyFunc"  # parts of the names of operatio
 
 def _may_fail(function: Any) -> bool:
     """Whether a traced function has operations that are there to raise errors, or run Python."""
+    return any(part in n.op for nodes in bodies(function) for n in nodes for part in FALLIBLE)
+
+
+def bodies(function: Any) -> list[Any]:
+    """The nodes of the graph of a traced function, and those of each function within it."""
     graph = function.graph.as_graph_def()
-    bodies = [graph.node, *(within.node_def for within in graph.library.function)]
-    return any(part in node.op for nodes in bodies for node in nodes for part in FALLIBLE)
+    return [graph.node, *(within.node_def for within in graph.library.function)]
 
 
 READERS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"}

@@ -122,6 +122,7 @@ def replicas(out, n, cases):
             results[f"{model} {optimiser} {form}"] = run.results(run.train(form=form))
     if int(cases) == len(CASES) and int(n) > 1:
         results["Dropout"] = copies(strategy)
+        results["metric"] = metric(strategy)
     save(out, results)
 
 
@@ -132,6 +133,23 @@ def central(out):
     devices = ["CPU:0", "CPU:1"]
     run = Run(tf.distribute.experimental.CentralStorageStrategy(devices, devices[0]), *CASES[1])
     save(out, {"central": run.results(run.train())})
+
+
+def metric(strategy):
+    """What a metric of Keras's comes to in `evaluate`, which runs on one device."""
+    import keras
+    import numpy as np
+
+    from fluxkeras import DataLoader, evaluate, mse
+
+    run = Run(strategy)
+    _, means = evaluate(
+        lambda x, y: (mse(run.m(x), y), {"mae": (y, run.m(x))}),
+        DataLoader((run.x, run.y), BATCH),
+        metrics={"mae": keras.metrics.MeanAbsoluteError()},
+    )
+    expected = np.mean(np.abs(run.m(run.x).numpy() - run.y))
+    return {"found": np.array(means["mae"]), "expected": expected}
 
 
 def copies(strategy):

@@ -19,15 +19,8 @@ from fluxkeras import Adam, DataLoader, Dense, Descent, mse, params, train
 from fluxkeras.data import part_of
 from fluxkeras.training.batch import Batch
 from fluxkeras.training.callbacks import StopTraining
-from fluxkeras.training.distribution import (
-    GOES_ON,
-    HAS_ENDED,
-    HAS_FAILED,
-    STOPS,
-    Company,
-    Distribution,
-    distribution_of,
-)
+from fluxkeras.training.company import GOES_ON, HAS_ENDED, HAS_FAILED, STOPS, Company
+from fluxkeras.training.distribution import Distribution, distribution_of
 from fluxkeras.training.parts import Parts
 
 SCRIPT = Path(__file__).with_name("distributed_runs.py")
@@ -361,6 +354,14 @@ def test_replicas_that_draw_for_themselves_keep_the_same_parameters(n, of_replic
     assert np.isfinite(found["losses"]).all() and len(copies) == 6 * n
     for name, value in copies.items():
         np.testing.assert_array_equal(value, copies[f"{name.split()[0]} 0"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 4])
+def test_evaluate_takes_metrics_of_keras_under_a_strategy(n, of_replicas):
+    found = of("metric", of_replicas[n])
+
+    np.testing.assert_allclose(found["found"], found["expected"], rtol=1e-5)
 
 
 @pytest.mark.slow
