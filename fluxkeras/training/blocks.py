@@ -3,7 +3,9 @@
 import inspect
 import itertools
 import math
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,18 @@ import tensorflow as tf
 from fluxkeras.nested import map_parts
 from fluxkeras.training.batch import Typed, indexed, is_array, is_splatted
 
-BLOCK_BYTES = 2**20  # what a dataset of TensorFlow's hands over at once: a core's cache has room
-BLOCK_BATCHES = 64
-USUAL_LENGTH = 32  # of an axis whose length a dataset does not tell
+BLOCK_BYTES = 2**24  # what a dataset of TensorFlow's hands over at once
+BLOCK_BATCHES, MOST_BATCHES = 64, 256  # the latter of small ones, from one that is quick
+QUICK = 0.01  # seconds that the first block takes
+LARGE_BYTES = 2**20  # of a block whose elements are trained on where they lie, instead of copied
+USUAL_LENGTH = 128  # of an axis whose length a dataset does not tell
+
+# The number that rows are padded with, by which they are told from what the data hold: a NaN, as
+# there are many, but none that an operation would come to.
+MARKS = {
+    tf.float32: np.uint32(0x7FC0F1A5).view(np.float32),
+    tf.float64: np.uint64(0x7FF800000000F1A5).view(np.float64),
+}
 
 # How TensorFlow is told, from 2.18 on, to run a function in the thread that asks: that is faster.
 MAPS = inspect.signature(tf.data.Dataset.map).parameters
@@ -27,15 +38,19 @@ class Block(Typed):
     Args:
         structure: that of each.
         columns: an array for each slot, with an axis in front that counts the batches.
+        tensors: the same as TensorFlow's, if there are such.
 
     Attributes:
         left: how many have not been taken.
     """
 
-    __slots__ = ("_columns", "left")
+    __slots__ = ("_columns", "_tensors", "left")
 
-    def __init__(self, structure: Any, columns: list[np.ndarray]) -> None:
+    def __init__(
+        self, structure: Any, columns: list[np.ndarray], tensors: tuple[tf.Tensor, ...] = ()
+    ) -> None:
         self.structure = structure
+        self._tensors = tensors
         self.parts = tuple((tf.as_dtype(c.dtype), c.shape[1:]) for c in columns)
         self._columns = columns
         self.left = len(columns[0])
@@ -44,6 +59,11 @@ class Block(Typed):
     def leaves(self) -> list[np.ndarray]:
         """Those of the first batch."""
         return [column[0, ...] for column in self._columns]
+
+    @property
+    def whole(self) -> tuple[tf.Tensor, ...]:
+        """TensorFlow's tensors of all batches; empty if some were taken, or there are none."""
+        return self._tensors if self.left == len(self._columns[0]) else ()
 
     def take(self, most: int) -> list[np.ndarray]:
         """The next ones, of each column."""
@@ -59,17 +79,49 @@ def block_size(data: tf.data.Dataset) -> int:
     is_known = data.cardinality() != tf.data.UNKNOWN_CARDINALITY
     if not specs or not is_known or not all(map(_is_plain, specs)):
         return 0
-    size = _memory(data).get("bytes") or sum(map(_usual_bytes, specs))
-    return max(1, min(BLOCK_BATCHES, BLOCK_BYTES // max(1, size)))
+    bytes = max(1, _known_bytes(data) or sum(map(_usual_bytes, specs)))
+    size = min(BLOCK_BATCHES, BLOCK_BYTES // bytes)
+    if _memory(data).is_quick:
+        size = max(size, min(MOST_BATCHES, LARGE_BYTES // bytes))
+    # A power of 2, so that it seldom changes where lengths vary: it takes time to set up another.
+    return 1 << max(1, size).bit_length() - 1
+
+
+def is_large(data: tf.data.Dataset, size: int) -> bool:
+    """Whether a block of so many elements is known to be too large to be copied for nothing."""
+    return size > 1 and size * _known_bytes(data) >= LARGE_BYTES
+
+
+def _known_bytes(data: tf.data.Dataset) -> int:
+    """The size of an element; 0 before one of unknown lengths was seen."""
+    specs = _parts(data.element_spec)
+    if all(spec.shape.is_fully_defined() for spec in specs):
+        return sum(map(_usual_bytes, specs))
+    return _memory(data).bytes
 
 
 def _usual_bytes(spec: tf.TensorSpec) -> int:
     return int(spec.dtype.size) * math.prod(USUAL_LENGTH if n is None else n for n in spec.shape)
 
 
-def _memory(data: tf.data.Dataset) -> dict[str, Any]:
-    """What is known of a dataset, kept with it since TensorFlow traces functions to make blocks."""
-    memory: dict[str, Any] = vars(data).setdefault("_fluxkeras", {})
+@dataclass
+class _Memory:
+    """What is known of a dataset.
+
+    Attributes:
+        bytes: the size of the largest element.
+        is_quick: whether a first block came at once.
+        size: of the blocks that are `padded`, for which TensorFlow traces functions.
+    """
+
+    bytes: int = 0
+    is_quick: bool = False
+    size: int = 0
+    padded: Any = None
+
+
+def _memory(data: tf.data.Dataset) -> _Memory:
+    memory: _Memory = vars(data).setdefault("_fluxkeras", _Memory())
     return memory
 
 
@@ -84,25 +136,33 @@ def blocks_of(data: tf.data.Dataset, size: int) -> Iterator[Block]:
         yield from map(_unit, data)
         return
     memory = _memory(data)
-    if memory.get("size") != size:
-        memory |= {"size": size, "padded": _padded(data, size).prefetch(1)}
+    if memory.size != size:
+        memory.size, memory.padded = size, _padded(data, size).prefetch(1)
     specs = _parts(data.element_spec)
-    for stacked, hints in memory["padded"]:
+    blocks = iter(memory.padded)
+    asked = time.perf_counter()
+    for number, (stacked, hints) in enumerate(blocks):
+        memory.is_quick |= number == 0 and time.perf_counter() - asked < QUICK
         tensors: list[Any] = []
         structure = indexed(stacked, tensors)
-        columns, left = list(map(_array, tensors)), map(_array, hints)
-        memory["bytes"] = sum(column.nbytes for column in columns) // len(columns[0])
-        shapes = [
-            _shapes(spec, column, None if spec.shape.is_fully_defined() else next(left))
-            for spec, column in zip(specs, columns, strict=True)
-        ]
-        changes = np.flatnonzero(np.diff(np.hstack(shapes), axis=0).any(axis=1)) + 1
-        for start, end in itertools.pairwise([0, *changes.tolist(), len(shapes[0])]):
-            within = [map(slice, of_rows[start]) for of_rows in shapes]
-            yield Block(
-                structure,
-                [c[(slice(start, end), *w)] for c, w in zip(columns, within, strict=True)],
-            )
+        columns, rest = list(map(_array, tensors)), map(_array, hints)
+        bytes = sum(column.nbytes for column in columns) // len(columns[0])
+        memory.bytes = max(memory.bytes, bytes)
+        shapes = [_shapes(*pair, rest) for pair in zip(specs, columns, strict=True)]
+        yield from _alike(Block(structure, columns, tuple(tensors)), shapes)
+
+
+def _alike(block: Block, shapes: list[np.ndarray]) -> Iterator[Block]:
+    """What has one signature: the block, or parts of it without the padding."""
+    if all(np.all(rows == whole) for rows, (_, whole) in zip(shapes, block.parts, strict=True)):
+        yield block
+        return
+    changes = np.flatnonzero(np.diff(np.hstack(shapes), axis=0).any(axis=1)) + 1
+    columns = block.take(block.left)
+    for start, end in itertools.pairwise([0, *changes.tolist(), len(shapes[0])]):
+        within = [map(slice, of_rows[start]) for of_rows in shapes]
+        parts = [c[(slice(start, end), *w)] for c, w in zip(columns, within, strict=True)]
+        yield Block(block.structure, parts)
 
 
 def _unit(element: Any) -> Block:
@@ -112,42 +172,53 @@ def _unit(element: Any) -> Block:
 
 
 def _padded(data: tf.data.Dataset, size: int) -> tf.data.Dataset:
-    """The objective's arguments in blocks, padded where lengths vary, and what tells the lengths.
-
-    That is the part again, padded with another number, since TensorFlow spares itself a function
-    that hands on what it was given; or its shape.
-    """
+    """The objective's arguments in blocks, padded where lengths vary, and what tells of that."""
     specs = _parts(data.element_spec)
 
-    def told(*arguments: Any) -> Any:
+    def hinted(*arguments: Any) -> Any:
         hints = [
-            part if _is_told_by_padding(spec) else tf.shape(part)
+            tf.shape(part) if _told_by(spec) == "shape" else part
             for part, spec in zip(_parts(arguments), specs, strict=True)
-            if not spec.shape.is_fully_defined()
+            if _told_by(spec) in ("shape", "again")
         ]
         return arguments, tuple(hints)
 
-    hinted = data.map(told, **AT_ONCE)
-    elements, hints = hinted.element_spec
-    zeros = map_parts(lambda spec: tf.zeros((), spec.dtype), elements)
-    ones = map_parts(lambda spec: tf.ones((), spec.dtype), hints)
-    return hinted.padded_batch(size, padding_values=(zeros, ones))
+    both = data.map(hinted, **AT_ONCE)
+    elements, hints = both.element_spec
+    marks = map_parts(lambda spec: _number(MARKS.get(spec.dtype, 0), spec), elements)
+    ones = map_parts(lambda spec: _number(1, spec), hints)
+    return both.padded_batch(size, padding_values=(marks, ones))
 
 
-def _is_told_by_padding(spec: tf.TensorSpec) -> bool:
-    """Not where an empty part may be of several shapes."""
+def _number(value: Any, spec: tf.TensorSpec) -> tf.Tensor:
+    return tf.constant(np.array(value, spec.dtype.as_numpy_dtype))
+
+
+def _told_by(spec: tf.TensorSpec) -> str | None:
+    """What tells the lengths of padded parts, where they vary.
+
+    A mark in the padding, where there is one; or the part "again", padded with another number,
+    since TensorFlow spares itself a function that hands on what it was given; or its "shape".
+    """
     lengths = spec.shape.as_list()
-    return lengths.count(None) == 1 and 0 not in lengths
+    if None not in lengths:
+        return None
+    if lengths.count(None) > 1 or 0 in lengths:  # an empty part may be of several shapes
+        return "shape"
+    return "mark" if spec.dtype in MARKS else "again"
 
 
-def _shapes(spec: tf.TensorSpec, column: np.ndarray, hint: np.ndarray | None) -> np.ndarray:
+def _shapes(spec: tf.TensorSpec, column: np.ndarray, hints: Iterator[np.ndarray]) -> np.ndarray:
     """The shape of each row before it was padded."""
-    if hint is not None and not _is_told_by_padding(spec):
-        return hint
+    by = _told_by(spec)
+    if by == "shape":
+        return next(hints)
     shapes = np.tile(column.shape[1:], (len(column), 1))
-    if hint is not None:
+    if by:
         along = slice(None), *(slice(None) if n is None else 0 for n in spec.shape)
-        is_padding = (_bytes(column[along]) != _bytes(hint[along])).any(axis=-1)
+        other = np.array(MARKS[spec.dtype]) if by == "mark" else next(hints)[along]
+        is_equal = (_bytes(column[along]) == _bytes(other)).all(axis=-1)
+        is_padding = is_equal if by == "mark" else ~is_equal
         shapes[:, spec.shape.as_list().index(None)] -= is_padding.sum(axis=1)
     return shapes
 

@@ -22,7 +22,7 @@ from fluxkeras.training.batch import (
     gathered,
     is_array,
 )
-from fluxkeras.training.blocks import Block, block_size, blocks_of
+from fluxkeras.training.blocks import Block, block_size, blocks_of, is_large
 from fluxkeras.training.independence import is_independent
 
 PATIENCE = 0.05  # seconds after which a chunk goes with the batches that there are
@@ -33,6 +33,7 @@ class Feed(Protocol):
 
     most: float  # how many may be read before those before them are trained on
     is_same: bool  # whether all are one and the same
+    together: int | None  # how many lie together, and need not be copied to be trained on at once
     order: Any  # what the order of the batches was drawn by, where that matters
 
     def peek(self) -> Signature | None:
@@ -69,7 +70,7 @@ def _feed_of(data: Any) -> Feed:
     if type(data) is DataLoader and all(map(is_array, data.arrays)):
         return Gathered(data)
     if isinstance(data, tf.data.Dataset) and (size := block_size(data)):
-        return Blocks(blocks_of(data, size), data, at_once=size)
+        return Blocks(data, size)
     return Items(iterator(data), data, most_ahead(data))
 
 
@@ -95,6 +96,7 @@ class Reader:
 
     most = math.inf
     is_same = False
+    together: int | None = None
     order: Any = None
     patience = PATIENCE
 
@@ -182,10 +184,17 @@ class Items(Reader):
 
 
 class Blocks(Items):
-    """Batches that are handed over in blocks."""
+    """The elements of a dataset, handed over in blocks of `size`."""
+
+    def __init__(self, data: tf.data.Dataset, size: int) -> None:
+        super().__init__(blocks_of(data, size), data, at_once=size)
+        self.together = size if is_large(data, size) else None
 
     def take(self, signature: Signature, steps: int, room: int | None) -> Chunk:
         first = block = self._look()
+        if block.whole and room == block.left == steps:
+            self._next = None
+            return Chunk(signature, block.whole, steps, stacked=True)
         if room is None:
             tensors = [copied(rows[0, ...]) for rows in self._rows(1)]
             return Chunk(signature, tuple(tensors), 1, stacked=False)
@@ -290,6 +299,7 @@ class Ahead(Reader):
 
     def __init__(self, feed: Feed) -> None:
         self.most = feed.most
+        self.together = feed.together
         self._feed = feed
         self._chunk: Chunk | None = None
 

@@ -328,7 +328,8 @@ class _Steps:
             return
         if self.call.untold:
             yield self.call.untold
-        request = dataclasses.replace(self.request, most=min(self.request.most, feed.most))
+        most = min(self.request.most, feed.most)
+        request = dataclasses.replace(self.request, most=most, together=feed.together)
         while not self.call.is_over and (signature := feed.peek()) is not None:
             timing.lap("data")
             with at_batch(done, signature), self.interrupts.held_back():

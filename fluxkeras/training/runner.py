@@ -56,7 +56,8 @@ class Compiler:
         self.warm: set[Any] = set()
         self.variables = self._step.variables
         signature = self._step.signature
-        self.bytes = signature.bytes + _bytes(self._step.gradient.structured_outputs[1])
+        self.bytes = _bytes(self._step.gradient.structured_outputs[1])
+        self.bytes += 0 if same else signature.bytes
         self.account = Account(is_open=signature.can_be_stacked and not signature.is_static)
 
     def form(self, arm: Arm, is_asked_for: bool) -> Callable[..., Outcome]:

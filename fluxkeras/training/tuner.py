@@ -9,7 +9,7 @@ TRIAL_SECONDS = 0.01  # of a first chunk, as if the form were no faster than sin
 LEAST_TRIALS, TRIALS = 2, 3  # times taken of a form before it is judged: one may be disturbed
 AGAIN = 4  # times as long as before its last trial: then what has lost is tried again
 MOST_FASTER = 16  # how much faster XLA may be than single steps: there is room for that many
-MOST_BYTES = 2**26  # that a chunk takes up
+MOST_BYTES = 2**24  # that a chunk takes up
 MOST_LENGTHS = 64  # that XLA compiles one step for, where it is traced with lengths left open
 UNKNOWN_PACE = 1e-3  # seconds a step, before any was timed
 
@@ -28,12 +28,14 @@ class Request:
         chunk: the steps a call, if they are given.
         most: how many steps may run in a call.
         total: how many there will be, if that is known.
+        together: how many steps' batches lie together in memory, if they do.
     """
 
     form: str = "auto"
     chunk: int | None = None
     most: float = math.inf
     total: int | None = None
+    together: int | None = None
 
 
 class Arm:
@@ -162,7 +164,7 @@ class Tuner:
 
     def plan(self, request: Request, done: int = 0) -> Plan:
         """How to run the next call, `done` steps after the beginning."""
-        most = min(request.chunk or math.inf, request.most, self._memory)
+        most = min(request.chunk or request.together or math.inf, request.most, self._memory)
         if request.form == "auto":
             arm = self._choose(request, most, done)
         else:
@@ -245,7 +247,8 @@ class Tuner:
         if form == "graph":
             return self._arm("graph", self._memory)
         if form == "xla":
-            return self._arm("xla", int(min(request.chunk or self._room(), self._memory)))
+            room = request.chunk or request.together or self._room()
+            return self._arm("xla", int(min(room, self._memory)))
         return self.single
 
     def _room(self) -> int:

@@ -1,11 +1,24 @@
 """The elements of a dataset of TensorFlow's in blocks; `test_feed.py` holds what comes of them."""
 
+import time
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from fluxkeras.training.batch import Batch
-from fluxkeras.training.blocks import BLOCK_BATCHES, BLOCK_BYTES, Block, block_size, blocks_of
+from fluxkeras.training.blocks import (
+    BLOCK_BATCHES,
+    BLOCK_BYTES,
+    LARGE_BYTES,
+    MARKS,
+    MOST_BATCHES,
+    QUICK,
+    Block,
+    block_size,
+    blocks_of,
+    is_large,
+)
 
 X = np.arange(6.0).reshape(3, 2)
 
@@ -32,7 +45,7 @@ def test_a_block_is_taken_in_runs_until_none_is_left():
         (tf.data.Dataset.range(5).filter(lambda i: i > 0), 0),
         (slices(["text"]), 0),
         (slices(tf.ragged.constant([[1], [2, 3]])), 0),
-        (slices(np.zeros((2, BLOCK_BYTES // 10), "u1")), 10),
+        (slices(np.zeros((2, BLOCK_BYTES // 10), "u1")), 8),
         (slices(np.zeros((2, 2 * BLOCK_BYTES), "u1")), 1),
     ],
 )
@@ -68,16 +81,68 @@ def test_what_hands_over_blocks_is_made_once_for_a_dataset():
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("n", [1, 300])
-def test_the_size_of_a_block_is_mended_once_elements_were_seen(n):
+@pytest.mark.parametrize(("n", "size"), [(5, BLOCK_BATCHES), (300, 8)])
+def test_the_size_of_a_block_is_mended_once_elements_were_seen(n, size):
     data = slices(np.zeros((4 * n, 1000), "f")).batch(n)
     first = block_size(data)
-    for _ in blocks_of(data, first):
-        pass
+    list(blocks_of(data, first))
 
     again = block_size(data)
-    assert again == max(1, min(BLOCK_BATCHES, BLOCK_BYTES // (n * 4000)))
+    assert again == size  # of at most 16 MiB, a power of 2
     taken = [block.take(block.left) for block in blocks_of(data, again)]
-    assert [len(rows[0]) for rows in taken] == [again] * (4 // again) or n == 1
-    assert sum(len(rows[0]) for rows in taken) == 4
+    assert [len(rows[0]) for rows in taken] == [4]
     assert all(rows[0].shape[1:] == (n, 1000) for rows in taken)
+
+
+def test_a_block_of_small_elements_is_larger_where_the_first_came_at_once():
+    def size_after(wait):
+        data = slices(np.zeros((300, 10), "f")).map(
+            lambda x: tf.py_function(lambda x: time.sleep(wait) or x, [x], tf.float32)
+        )
+        data = data.map(lambda x: tf.ensure_shape(x, [10])).take(5)
+        for _ in range(3):  # what is set up at first takes time
+            list(blocks_of(data, block_size(data)))
+        return block_size(data)
+
+    assert size_after(0) == MOST_BATCHES
+    assert size_after(QUICK / 2) == BLOCK_BATCHES
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (slices(np.zeros((8, LARGE_BYTES // 8), "u1")), True),
+        (slices(np.zeros((8, LARGE_BYTES // 8 - 1), "u1")), False),
+        (slices(np.zeros((8, LARGE_BYTES), "u1")).batch(1), False),
+    ],
+    ids=["large", "small", "not known yet"],
+)
+def test_a_block_is_large_if_copying_it_would_cost(data, expected):
+    assert is_large(data, 8) is expected
+
+
+def test_a_block_is_whole_until_some_are_taken():
+    data = slices(X)
+    (block,) = blocks_of(data, 3)
+
+    (tensor,) = block.whole
+    np.testing.assert_array_equal(tensor, X)
+    block.take(1)
+    assert block.whole == ()
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_padding_is_told_from_all_that_data_hold(dtype):
+    """The mark is a NaN of which data hold none: theirs, of either sign, are no padding."""
+    kind = dtype.as_numpy_dtype
+    rows = [[0, 1, np.nan], [np.nan], [-np.nan, np.inf], [], [-0.0, 0.0, 0.0]]
+    data = tf.data.Dataset.from_generator(
+        lambda: (np.array(row, kind) for row in rows),
+        output_signature=tf.TensorSpec((None,), dtype),
+    ).apply(tf.data.experimental.assert_cardinality(len(rows)))
+
+    given = [row for b in blocks_of(data, 4) for row in b.take(b.left)[0]]
+
+    assert np.isnan(MARKS[dtype])
+    for row, expected in zip(given, rows, strict=True):
+        np.testing.assert_array_equal(row, np.array(expected, kind))

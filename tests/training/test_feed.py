@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fluxkeras import DataLoader, Dense, param, prefetch, repeated
 from fluxkeras.training import feed as feed_module
 from fluxkeras.training.batch import unpacked
+from fluxkeras.training.blocks import BLOCK_BATCHES, blocks_of
 from fluxkeras.training.feed import PATIENCE, Ahead, feed_of, length
 
 X = np.arange(6.0).reshape(3, 2)
@@ -639,6 +640,23 @@ def test_a_chunk_goes_over_the_ends_of_blocks(size, drop):
 
     last = [500 % size] * bool(500 % size) + [1] * (not drop)
     assert [chunk.count for chunk in found] == [size] * (500 // size) + last
+    are_equal([b for chunk in found for b in in_chunk(chunk)], iterated(data))
+
+
+def test_a_large_block_is_trained_on_where_it_lies(monkeypatch):
+    data, wholes = slices(np.random.rand(70, 2**14)), []
+    monkeypatch.setattr(
+        "fluxkeras.training.feed.blocks_of",
+        lambda *given: (wholes.append(block.whole) or block for block in blocks_of(*given)),
+    )
+    feed = feed_of(data)
+    assert feed.together == BLOCK_BATCHES
+
+    found = list(chunks(feed, feed.together, room=feed.together))
+
+    assert [chunk.count for chunk in found] == [64, 6]
+    assert found[0].tensors[0] is wholes[0][0]
+    assert found[1].tensors[0].shape[0] == 64  # what XLA is compiled for
     are_equal([b for chunk in found for b in in_chunk(chunk)], iterated(data))
 
 

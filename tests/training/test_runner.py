@@ -139,6 +139,24 @@ def test_all_forms_are_tried_and_train_on_each_batch_once(eager_tuner, monkeypat
     assert history.timing.chunk > 1
 
 
+@pytest.mark.parametrize("form", ["auto", "single", "graph", "xla"])
+def test_large_blocks_of_a_dataset_are_trained_on_as_a_list_is(form, eager_tuner):
+    """They are handed to a loop as they are, but for the last one, which is not full."""
+    x = np.random.default_rng(0).normal(size=(150, 2**13)).astype("f")
+    y = x[:, :1]
+    batches = [(x[i : i + 1], y[i : i + 1]) for i in range(150)]
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(1, drop_remainder=True)
+    histories = []
+    for data, form_of in ((batches, "single"), (dataset, form)):
+        w = param(np.zeros((2**13, 1)))
+        loss, opt = lambda x, y: mse(x @ w, y), SGD(1e-5)  # noqa: B023
+        histories.append(
+            [train(loss, data, opt, form=form_of, progress=False).losses for _ in range(2)]
+        )
+
+    np.testing.assert_allclose(*histories, rtol=1e-4)
+
+
 def test_the_choice_is_remembered_by_the_next_call(eager_tuner, monkeypatch):
     w, opt = param(np.ones((4, 2))), SGD(0.1)
     batches = sizes_to_batches([4] * 100) * 20

@@ -282,6 +282,17 @@ def test_xla_has_room_for_a_fixed_number():
     assert tuner.plan(Request(most=3)).steps == 3
 
 
+@pytest.mark.parametrize(("pace", "steps"), [(3e-5, 30), (SECONDS_A_CALL / 5, 5)])
+def test_a_call_trains_on_the_batches_that_lie_together_if_it_has_the_time(pace, steps):
+    tuner, request = Tuner(), Request(together=30)
+    paces = {"single": 10 * pace, "graph": 5 * pace, "xla": pace}
+    Machine(paces, COMPILING).train(tuner, 20_000, request)
+
+    plan = tuner.plan(request)
+
+    assert (plan.arm.form, plan.steps, plan.room) == ("xla", steps, 30)
+
+
 @pytest.mark.parametrize("size", [MOST_BYTES // 10, MOST_BYTES, 3 * MOST_BYTES])
 def test_a_chunk_is_bounded_by_memory(size):
     machine = Machine(FAST_XLA, COMPILING).train(Tuner(size), 20_000)
