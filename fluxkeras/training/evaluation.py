@@ -161,6 +161,7 @@ class Inference:
     """
 
     tells_overflow = False
+    update = None
 
     def __init__(
         self, objective: Objective, wanted: Wanted, metrics: list[Metric], signature: Signature
@@ -179,7 +180,7 @@ class Inference:
         loss, wanted, _ = self.gradient(*tensors)
         return loss, wanted, tf.constant(True)
 
-    guarded = plain
+    checked = plain
 
     def _trace(self) -> Any:
         def infer(*tensors: Any) -> tuple[tf.Tensor, Any, list[Any]]:

@@ -88,32 +88,56 @@ class CompiledFunction:
 class Single:
     """One step a call, which changes nothing unless its loss and gradients are finite.
 
+    Its update is called once they are known to be. XLA, which does all of it in one call, selects
+    between old and new values instead: a condition takes it longer.
+
     Args:
         step: what is done.
         xla: whether XLA compiles it.
     """
 
     def __init__(self, step: Step, *, xla: bool = False) -> None:
-        guarded = functools.partial(step.guarded, xla=xla)
-        self._function = CompiledFunction(guarded, step.signature.specs, xla)
         self._step = step
         self._aux = step.gradient.structured_outputs[1]
-        # XLA writes variables at the end. Otherwise some may be written before an error.
-        changed = [] if xla else step.at_risk
-        self._snapshot = Snapshot(changed) if changed else None
+        if xla:
+            self._gradient = CompiledFunction(step.selecting, step.signature.specs, xla)
+            self._update, at_risk = None, []  # XLA writes variables at the end
+        else:
+            self._gradient = CompiledFunction(step.checked, step.signature.specs)
+            self._update, at_risk = _compiled_update(step), step.at_risk
+        self._snapshot = Snapshot(at_risk) if at_risk else None
 
     def __call__(self, tensors: tuple[Any, ...], meanwhile: Callable[[], None]) -> Outcome:
         """Train on a batch; `meanwhile` runs beside it where the device is not the host."""
         before = self._snapshot.take() if self._snapshot else []
+        is_made = False
         try:
-            loss, *aux, is_made = self._function(*tensors)
-        except Exception:
-            if self._snapshot:
+            loss, *values = self._gradient(*tensors)
+            aux, (is_finite, *gradients) = _parted(values, self._aux)
+            meanwhile()
+            if is_finite and self._update:
+                self._update(*gradients)
+            is_made = bool(is_finite)
+        finally:
+            if self._snapshot and not is_made:
                 self._snapshot.restore(*before)
-            raise
-        meanwhile()
         aux = _in_numpy(self._aux, aux, lambda value: np.asarray(value)[np.newaxis])
-        return _outcome(self._step, loss.numpy()[np.newaxis], aux, bool(is_made))
+        return _outcome(self._step, loss.numpy()[np.newaxis], aux, is_made)
+
+
+def _compiled_update(step: Step) -> CompiledFunction | None:
+    if step.update is None:
+        return None
+    gradients = step.gradient.structured_outputs[2]
+    return CompiledFunction(
+        step.update, [tf.nest.map_structure(tf.type_spec_from_value, gradients)]
+    )
+
+
+def _parted(tensors: list[tf.Tensor], like: Any) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Those that a structure consists of, and those that come after them."""
+    count = len(_flat(like))
+    return tensors[:count], tensors[count:]
 
 
 class Loop:

@@ -36,6 +36,7 @@ class Step:
         update: of the gradients.
         at_risk: the variables that may be written before an error of the step comes up.
         written: the variables that the forward pass may write.
+        changed: those that a step may write.
         variables: all those that a step reads or writes.
     """
 
@@ -62,31 +63,28 @@ class Step:
         for optimiser, unread in self._unread:
             _warn_of_unread(optimiser, unread)
         self.written = written(self.gradient)
-        found = {id(v.handle): v for v in (*self.gradient.variables, *self.update.variables)}
-        self.variables = list(found.values())
+        self.changed = _each([*self.written, *written(self.update)])
+        self.variables = _each([*self.gradient.variables, *self.update.variables])
         self.at_risk = self.variables if _may_fail(self.update) else self.written
+
+    def checked(self, *tensors: Any, xla: bool = False) -> tuple[tf.Tensor, Any, tf.Tensor, Any]:
+        """What `gradient` returns, and whether the loss and all gradients are finite."""
+        loss, aux, gradients = self.gradient(*tensors)
+        return loss, aux, self._is_finite(loss, gradients, xla), gradients
 
     def plain(self, *tensors: Any, xla: bool = False) -> tuple[tf.Tensor, Any, tf.Tensor]:
         """A step that is made whatever the loss: it, what came besides, whether all was finite."""
-        loss, aux, gradients = self.gradient(*tensors)
+        loss, aux, is_finite, gradients = self.checked(*tensors, xla=xla)
         self.update(gradients)
-        return loss, aux, self._is_finite(loss, gradients, xla)
+        return loss, aux, is_finite
 
-    def guarded(self, *tensors: Any, xla: bool = False) -> tuple[tf.Tensor, Any, tf.Tensor]:
-        """A step that changes no variable unless the loss and the gradients are finite."""
-        before = [tf.identity(v) for v in self.written]
-        loss, aux, gradients = self.gradient(*tensors)
-
-        def update() -> tf.Tensor:
-            self.update(gradients)
-            return tf.constant(True)
-
-        def restore() -> tf.Tensor:
-            for variable, value in zip(self.written, before, strict=True):
-                variable.assign(value)
-            return tf.constant(False)
-
-        return loss, aux, tf.cond(self._is_finite(loss, gradients, xla), update, restore)
+    def selecting(self, *tensors: Any) -> tuple[tf.Tensor, Any, tf.Tensor]:
+        """A step by XLA that changes no variable unless the loss and the gradients are finite."""
+        before = [tf.identity(v) for v in self.changed]
+        loss, aux, is_finite = self.plain(*tensors, xla=True)
+        for variable, value in zip(self.changed, before, strict=True):
+            variable.assign(tf.where(is_finite, variable, value))
+        return loss, aux, is_finite
 
     def _is_finite(self, loss: tf.Tensor, gradients: Any, xla: bool) -> tf.Tensor:
         """Whether no number is NaN or infinite: then their sum is finite, too."""
@@ -172,6 +170,10 @@ class Step:
             self._unread.append((optimiser, [v for v in trainable if key(v) not in is_read]))
             groups.append((optimiser, [v for v in trainable if key(v) in is_read]))
         return groups
+
+
+def _each(variables: list[tf.Variable]) -> list[tf.Variable]:
+    return list({id(v.handle): v for v in variables}.values())
 
 
 def _gradients(

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 SECONDS_A_CALL = 0.05  # Ctrl-C, the progress bar and a throttled callback wait no longer
 TRIAL_SECONDS = 0.01  # of a first chunk, as if the form were no faster than single steps
 LEAST_TRIALS, TRIALS = 2, 3  # times taken of a form before it is judged: one may be disturbed
-AGAIN = 4  # times as long as before its last trial: then what has lost is tried again
+LEAST_TIMED = 0.004  # seconds of steps that a time is taken of: what disturbs them is about as long
+# What has lost is tried again after a half of the time that training had taken then, and so seldom
+# that it costs no more than this part of it.
+AGAIN, MOST_LOST = 0.5, 0.005
 MOST_FASTER = 16  # how much faster XLA may be than single steps: there is room for that many
 MOST_BYTES = 2**24  # that a chunk takes up
 MOST_LENGTHS = 64  # that XLA compiles one step for, where it is traced with lengths left open
@@ -38,43 +41,6 @@ class Request:
     together: int | None = None
 
 
-class Arm:
-    """A form with room for some steps a call, and what is known of it.
-
-    Without room, it is for one step a call, which is not stacked.
-    """
-
-    def __init__(self, form: str, room: int | None) -> None:
-        self.form = form
-        self.room = room
-        self.key = form, room
-        self.compiling: float | None = None  # seconds
-        self.pace = math.inf  # seconds a step: the median of the last calls
-        self.times: deque[float] = deque(maxlen=5)
-        self.last = 0.0  # seconds of training before it last ran
-
-    def ran(self, steps: int, seconds: float) -> None:
-        self.times.append(seconds / steps)
-        self.pace = sorted(self.times)[(len(self.times) - 1) // 2]
-
-    def is_on_trial(self, best: float) -> bool:
-        is_open = len(self.times) < TRIALS and self.pace < 2 * best
-        return len(self.times) < LEAST_TRIALS or is_open
-
-    def try_again(self) -> None:
-        """Forget all times but the best: the machine may have been busy then."""
-        self.times = deque([min(self.times)], self.times.maxlen)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How the next call runs: in which form, at most how many steps, in memory with which room."""
-
-    arm: Arm
-    steps: int
-    room: int | None
-
-
 class Tally:
     """What training has taken."""
 
@@ -90,6 +56,54 @@ class Tally:
     def ran(self, steps: int, seconds: float) -> None:
         self.steps += steps
         self.seconds += seconds
+
+
+class Arm:
+    """A form with room for some steps a call, and what is known of it.
+
+    Without room, it is for one step a call, which is not stacked.
+    """
+
+    def __init__(self, form: str, room: int | None) -> None:
+        self.form = form
+        self.room = room
+        self.key = form, room
+        self.compiling: float | None = None  # seconds
+        self.pace = math.inf  # seconds a step: the median of the last calls
+        self.times: deque[float] = deque(maxlen=5)
+        self.last = 0.0  # seconds of training before it last ran
+        self._untimed = Tally()
+
+    def ran(self, steps: int, seconds: float) -> None:
+        self._untimed.ran(steps, seconds)
+        if self._untimed.seconds >= LEAST_TIMED:
+            self.times.append(self._untimed.seconds / self._untimed.steps)
+            self.pace = sorted(self.times)[(len(self.times) - 1) // 2]
+            self._untimed = Tally()
+
+    def is_on_trial(self, best: float) -> bool:
+        is_open = len(self.times) < TRIALS and self.pace < 2 * best
+        return len(self.times) < LEAST_TRIALS or is_open
+
+    def is_due(self, seconds: float, best: float) -> bool:
+        """Whether what has lost is to be tried again, `seconds` of training after the beginning."""
+        trial = LEAST_TRIALS * (LEAST_TIMED if self.room is None else SECONDS_A_CALL)
+        lost = trial * (1 - best / self.pace)
+        return seconds - self.last > max(AGAIN * self.last, lost / MOST_LOST)
+
+    def try_again(self) -> None:
+        """Forget all times but the best: the machine may have been busy then."""
+        self.times = deque([min(self.times)], self.times.maxlen)
+        self._untimed = Tally()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the next call runs: in which form, at most how many steps, in memory with which room."""
+
+    arm: Arm
+    steps: int
+    room: int | None
 
 
 class Account:
@@ -212,7 +226,7 @@ class Tuner:
                     return arm
             elif arm.is_on_trial(best.pace):
                 return arm
-            elif arm is not best and self._own.seconds > AGAIN * (arm.last + SECONDS_A_CALL):
+            elif arm is not best and arm.is_due(self._own.seconds, best.pace):
                 arm.try_again()
                 return arm
         return best

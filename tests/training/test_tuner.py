@@ -8,12 +8,16 @@ from hypothesis import strategies as st
 
 from fluxkeras.training.tuner import (
     GUESS,
+    LEAST_TIMED,
+    LEAST_TRIALS,
     MOST_BYTES,
     MOST_FASTER,
     MOST_LENGTHS,
+    MOST_LOST,
     SECONDS_A_CALL,
     TRIALS,
     Account,
+    Arm,
     Request,
     Tuner,
 )
@@ -136,6 +140,31 @@ def test_little_time_is_spent_in_slower_forms(paces):
     # Graph serves until xla may be compiled.
     assert seconds < 0.01 * machine.trained or "graph" in dict(others)
     assert machine.calls[0] == ("single", 1)
+
+
+def test_a_disturbance_of_some_short_steps_decides_nothing():
+    arm = Arm("single", None)
+    for _ in range(20):
+        arm.ran(1, LEAST_TIMED / 4)
+
+    for _ in range(2):
+        arm.ran(1, LEAST_TIMED)
+
+    assert arm.pace == pytest.approx(LEAST_TIMED / 4)
+
+
+@pytest.mark.parametrize(
+    ("pace", "seconds"),
+    [(1.001e-3, 0.05), (2e-3, LEAST_TRIALS * LEAST_TIMED / 2 / MOST_LOST)],
+)
+def test_what_has_lost_is_tried_again_the_sooner_the_less_that_costs(pace, seconds):
+    """After 0.1 s of training, not before a half of that."""
+    arm = Arm("single", None)
+    arm.ran(10, 10 * pace)
+    arm.last = 0.1
+
+    assert not arm.is_due(0.1 + 0.99 * seconds, best=1e-3)
+    assert arm.is_due(0.1 + 1.01 * seconds, best=1e-3)
 
 
 def test_a_form_that_was_disturbed_in_its_first_calls_is_tried_again():
