@@ -43,11 +43,13 @@ ROWS = [
     [
         "layers.models",
         "training.captures",
-        "training.batch",
+        "training.iterables",
+        "training.memory",
         "training.rounds",
         "training.keeping",
         "training.tuner",
     ],
+    ["training.batch"],
     [
         "layers.conv",
         "layers.pooling",

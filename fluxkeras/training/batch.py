@@ -13,9 +13,8 @@ import tensorflow as tf
 
 from fluxkeras.nested import is_nested_list, map_parts
 from fluxkeras.parameters import Variable
+from fluxkeras.training.memory import buffer, copied, shared
 
-ALIGNMENT = 64  # bytes, which TensorFlow wants of memory that it does not copy
-SHAREABLE = "fiu"  # kinds of NumPy's numbers whose memory TensorFlow can take over
 UNFIT = TypeError, ValueError, OverflowError  # what comes of what no tensor can hold
 
 
@@ -260,40 +259,9 @@ class Stack:
         return shared(column)
 
 
-def gathered(array: np.ndarray, indices: np.ndarray, room: int | None = None) -> tf.Tensor:
-    """`array[indices]`, in memory with `room` along the first axis."""
-    shape = (*indices.shape, *array.shape[1:])
-    memory = buffer(shape if room is None else (room, *shape[1:]), array.dtype)
-    rows = memory[: len(indices)].reshape(indices.size, *array.shape[1:])
-    np.take(array, indices.ravel(), axis=0, out=rows, mode="clip")
-    return shared(memory)
-
-
 def unpacked(structure: Any, tensors: Any) -> Any:
     """The arguments, with the tensors in their places."""
     return map_parts(lambda part: part and tensors[part.index], structure)
-
-
-def buffer(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Memory that TensorFlow can take over without a copy."""
-    dtype = dtype.newbyteorder("=")
-    size = math.prod(shape) * dtype.itemsize
-    memory = np.empty(size + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size].view(dtype).reshape(shape)
-
-
-def shared(array: np.ndarray) -> tf.Tensor:
-    """An array from `buffer` as a tensor. It must not be written to any more."""
-    if array.dtype.kind in SHAREABLE and array.size:
-        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-    return tf.constant(array)
-
-
-def copied(array: np.ndarray) -> tf.Tensor:
-    copy = buffer(array.shape, array.dtype)
-    copy[...] = array
-    return shared(copy)
 
 
 def is_splatted(item: Any) -> bool:

@@ -17,7 +17,8 @@ from fluxkeras.parameters import Variable
 from fluxkeras.training.batch import Signature
 from fluxkeras.training.cache import Compiled, kept_in
 from fluxkeras.training.captures import Captures
-from fluxkeras.training.feed import feed_of, length
+from fluxkeras.training.feed import feed_of
+from fluxkeras.training.iterables import length
 from fluxkeras.training.keeping import assign, values_of
 from fluxkeras.training.objective import (
     METRIC,

@@ -4,10 +4,9 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Protocol
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -18,12 +17,12 @@ from fluxkeras.training.batch import (
     Chunk,
     Signature,
     Stack,
-    copied,
-    gathered,
     is_array,
 )
 from fluxkeras.training.blocks import Block, block_size, blocks_of, is_large
 from fluxkeras.training.independence import is_independent
+from fluxkeras.training.iterables import iterator, why_empty
+from fluxkeras.training.memory import copied, gathered
 
 PATIENCE = 0.05  # seconds after which a chunk goes with the batches that there are
 
@@ -79,16 +78,6 @@ def most_ahead(data: Any) -> float:
     if isinstance(data, prefetch):
         return data.n
     return math.inf if is_independent(data) else 1
-
-
-def length(data: Any) -> int | None:
-    """The number of items, where it is known."""
-    if isinstance(data, keras.utils.PyDataset):
-        return None if data.num_batches is None else int(data.num_batches)
-    try:
-        return len(data)
-    except TypeError:  # no length, or a tf.data.Dataset without a known one
-        return None
 
 
 class Reader:
@@ -168,7 +157,7 @@ class Items(Reader):
             item = next(self._items)
         except StopIteration:
             if self._position == 0:
-                raise ValueError(_why_empty(self._data)) from None
+                raise ValueError(why_empty(self._data)) from None
             return None
         except Exception as error:
             last = self._position + self._at_once - 1
@@ -233,7 +222,7 @@ class Same(Reader):
     def __init__(self, data: repeated) -> None:
         self._left = math.inf if data.n is None else data.n
         if not self._left:
-            raise ValueError(_why_empty(data))
+            raise ValueError(why_empty(data))
         batch = Batch(data.batch, 0)
         self._signature = batch.signature
         self._tensors = tuple(map(tf.identity, batch.tensors()))
@@ -263,7 +252,7 @@ class Gathered(Reader):
 
     def __init__(self, data: DataLoader) -> None:
         if not len(data):
-            raise ValueError(_why_empty(data))
+            raise ValueError(why_empty(data))
         self._size = data.batchsize
         self._arrays = data.arrays
         self._sample = Batch(data.batch(np.arange(1)), 0).signature
@@ -319,40 +308,3 @@ class Ahead(Reader):
             with contextlib.suppress(Exception):
                 if signature := self._feed.peek():
                     self._chunk = self._feed.take(signature, steps, room).on_device()
-
-
-def iterator(data: Any) -> Iterator[Any]:
-    if isinstance(data, keras.utils.PyDataset):
-        return _py_dataset(data)
-    if not isinstance(data, Mapping | str | bytes):
-        try:
-            return iter(data)
-        except TypeError as error:
-            if error.__traceback__ and error.__traceback__.tb_next:  # in a function of the data
-                raise
-    raise TypeError(
-        f"train expects data to be an iterable of batches, got {type(data).__name__}. "
-        "For one batch write [batch]."
-    )
-
-
-def _py_dataset(data: keras.utils.PyDataset) -> Iterator[Any]:
-    # Python would iterate it by __getitem__ alone, which knows no end.
-    if hasattr(data, "on_epoch_begin"):  # not in Keras 3.5
-        data.on_epoch_begin()
-    position = 0
-    while data.num_batches is None or position < data.num_batches:
-        yield data[position]
-        position += 1
-    data.on_epoch_end()
-
-
-def _why_empty(data: Any) -> str:
-    kind = type(data).__name__
-    if isinstance(data, Iterator):
-        return (
-            f"train got no batch: this {kind} is exhausted, since a {kind} can be gone through "
-            "only once. For several epochs keep the batches in a list, such as list(zip(xs, ys)), "
-            f"or make the {kind} anew for each."
-        )
-    return f"train got no batch: the data, a {kind}, is empty."

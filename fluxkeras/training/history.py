@@ -44,11 +44,12 @@ class Timing:
     def __post_init__(self) -> None:
         self._since = time.perf_counter()
 
-    def lap(self, part: str) -> None:
-        """The time since the last lap went into this part."""
-        now = time.perf_counter()
-        setattr(self, part, getattr(self, part) + now - self._since)
-        self._since = now
+    def lap(self, part: str) -> float:
+        """The time since the last lap went into this part: so many seconds."""
+        seconds = time.perf_counter() - self._since
+        setattr(self, part, getattr(self, part) + seconds)
+        self._since += seconds
+        return seconds
 
     def ran_as(self, form: str, chunk: int, dropped: dict[str, str]) -> None:
         self.form, self.chunk = form, chunk

@@ -18,10 +18,10 @@ from fluxkeras.training.cache import Compiled, compiled_for
 from fluxkeras.training.callbacks import State, StopTraining
 from fluxkeras.training.checkpoint import Call, Checkpoint, Unkept
 from fluxkeras.training.company import Company
-from fluxkeras.training.feed import length
 from fluxkeras.training.forms import Outcome
 from fluxkeras.training.history import History, of_step
 from fluxkeras.training.interrupts import Interrupts
+from fluxkeras.training.iterables import length
 from fluxkeras.training.keras_callbacks import AllCallbacks
 from fluxkeras.training.objective import Metrics, loss_and_aux, with_metrics
 from fluxkeras.training.progress import Progress, Silent, progress_of
@@ -331,7 +331,7 @@ class _Steps:
         most = min(self.request.most, feed.most)
         request = dataclasses.replace(self.request, most=most, together=feed.together)
         while not self.call.is_over and (signature := feed.peek()) is not None:
-            timing.lap("data")
+            reading = timing.lap("data")
             with at_batch(done, signature), self.interrupts.held_back():
                 runner = self.compiled.runner(signature, feed.is_same)
                 plan = runner.plan(request, done)
@@ -340,12 +340,12 @@ class _Steps:
             chunk = feed.take(signature, most, plan.room)
             self.company.go_on(signature, chunk.count, feed.order)
             timing.ran_as(plan.arm.form, plan.steps, runner.tuner.dropped)
-            timing.lap("data")
+            reading += timing.lap("data")
             meanwhile = functools.partial(feed.prepare, plan.steps, plan.room)
             self.callbacks.before()
             timing.lap("callbacks")
             part = "steps" if runner.is_warm(plan) else "compiling"
-            outcomes = runner.run(plan, chunk, meanwhile)
+            outcomes = runner.run(plan, chunk, meanwhile, reading)
             self.interrupts.hold()
             while (outcome := self._next(outcomes, done, signature)) is not None:
                 timing.lap(part)

@@ -9,7 +9,8 @@ from fluxkeras.checks import at_batch
 from fluxkeras.data import DataLoader
 from fluxkeras.training.batch import Part
 from fluxkeras.training.distribution import Distribution
-from fluxkeras.training.feed import Feed, Items, feed_of, iterator, most_ahead
+from fluxkeras.training.feed import Feed, Items, feed_of, most_ahead
+from fluxkeras.training.iterables import iterator
 
 
 def feed_for(data: Any, distribution: Distribution | None) -> Feed:

@@ -102,6 +102,7 @@ class Runner:
     def __init__(self, compiler: Compiler) -> None:
         self.compiler = compiler
         self._asked_for = "auto"
+        self._reading = 0.0
         self.tuner = Tuner(compiler.bytes, compiler.account)
         if not compiler.account.took:
             self.tuner.compiled(self.tuner.single, compiler.seconds)
@@ -123,12 +124,16 @@ class Runner:
                 plan = self.tuner.plan(request, done)
             return plan
 
-    def run(self, plan: Plan, chunk: Chunk, meanwhile: Callable[[], None]) -> Iterator[Outcome]:
+    def run(
+        self, plan: Plan, chunk: Chunk, meanwhile: Callable[[], None], reading: float = 0.0
+    ) -> Iterator[Outcome]:
         """Train on a chunk in one go, or, where that does not do, batch by batch.
 
         Args:
             meanwhile: is called while steps run, where the device is not the host.
+            reading: the seconds that the chunk took, which differ between forms, too.
         """
+        self._reading = reading
         form = self.compiler.forms[plan.arm.key]
         if not isinstance(form, Loop):
             yield from self._one_by_one(plan.arm, chunk.batches(), meanwhile)
@@ -201,7 +206,8 @@ class Runner:
             outcome = run()
             seconds = time.perf_counter() - start
             if self._is_warm(arm):
-                self.tuner.ran(arm, steps, seconds)
+                self.tuner.ran(arm, steps, seconds + self._reading)
+                self._reading = 0.0
             else:
                 self.tuner.compiled(arm, seconds)
                 self.compiler.warm.add(self._warmth(arm))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 SECONDS_A_CALL = 0.05  # Ctrl-C, the progress bar and a throttled callback wait no longer
 TRIAL_SECONDS = 0.01  # of a first chunk, as if the form were no faster than single steps
 LEAST_TRIALS, TRIALS = 2, 3  # times taken of a form before it is judged: one may be disturbed
+MOST_TRIALS, NEAR = 8, 1.2  # of one whose best time is near the best pace: the first are slow
 LEAST_TIMED = 0.004  # seconds of steps that a time is taken of: what disturbs them is about as long
 # What has lost is tried again after a half of the time that training had taken then, and so seldom
 # that it costs no more than this part of it.
@@ -72,6 +73,7 @@ class Arm:
         self.pace = math.inf  # seconds a step: the median of the last calls
         self.times: deque[float] = deque(maxlen=5)
         self.last = 0.0  # seconds of training before it last ran
+        self._trials = Tally()
         self._untimed = Tally()
 
     def ran(self, steps: int, seconds: float) -> None:
@@ -79,21 +81,26 @@ class Arm:
         if self._untimed.seconds >= LEAST_TIMED:
             self.times.append(self._untimed.seconds / self._untimed.steps)
             self.pace = sorted(self.times)[(len(self.times) - 1) // 2]
+            self._trials.ran(1, self._untimed.seconds)
             self._untimed = Tally()
 
     def is_on_trial(self, best: float) -> bool:
-        is_open = len(self.times) < TRIALS and self.pace < 2 * best
-        return len(self.times) < LEAST_TRIALS or is_open
+        count = self._trials.steps
+        if count < LEAST_TRIALS:
+            return True
+        is_near = self.pace > best and min(self.times) < NEAR * best
+        return count < (MOST_TRIALS if is_near else TRIALS if self.pace < 2 * best else 0)
 
     def is_due(self, seconds: float, best: float) -> bool:
         """Whether what has lost is to be tried again, `seconds` of training after the beginning."""
-        trial = LEAST_TRIALS * (LEAST_TIMED if self.room is None else SECONDS_A_CALL)
+        trial = min(self._trials.seconds, TRIALS * SECONDS_A_CALL)
         lost = trial * (1 - best / self.pace)
         return seconds - self.last > max(AGAIN * self.last, lost / MOST_LOST)
 
     def try_again(self) -> None:
         """Forget all times but the best: the machine may have been busy then."""
         self.times = deque([min(self.times)], self.times.maxlen)
+        self._trials = Tally()
         self._untimed = Tally()
 
 

@@ -1,5 +1,4 @@
 import collections
-import gc
 import itertools
 import re
 
@@ -9,18 +8,16 @@ import pytest
 import tensorflow as tf
 
 from fluxkeras.training.batch import (
-    ALIGNMENT,
     Batch,
     Chunk,
     Signature,
     Stack,
-    buffer,
-    gathered,
     is_array,
     is_splatted,
-    shared,
     unpacked,
 )
+
+DTYPES = ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?", "c8"]
 
 X = np.arange(6.0).reshape(3, 2)
 Y = np.arange(3)
@@ -350,49 +347,6 @@ def test_an_array_in_which_nothing_is_masked_is_an_array(mask):
     assert tensor.numpy().tolist() == [1.0, 2.0]
 
 
-# --- Memory ---------------------------------------------------------------------------------------
-
-DTYPES = ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?", "c8"]
-
-
-@pytest.mark.parametrize("dtype", [*DTYPES, ">f4", ">i8"])
-@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 0, 2), (7, 5), (1000, 3)])
-def test_memory_is_aligned_and_of_the_machines_byte_order(dtype, shape):
-    array = buffer(shape, np.dtype(dtype))
-
-    assert array.ctypes.data % ALIGNMENT == 0 or not array.size
-    assert (array.shape, array.dtype) == (shape, np.dtype(dtype).newbyteorder("="))
-    assert array.dtype.isnative and array.flags.c_contiguous and array.flags.writeable
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(), (1,), (7, 5)])
-def test_the_memory_of_numbers_is_shared_with_the_tensor(dtype, shape):
-    array = buffer(shape, np.dtype(dtype))
-    array[...] = 0
-    tensor = shared(array)
-    assert (tensor.dtype, tuple(tensor.shape)) == (tf.as_dtype(array.dtype), shape)
-
-    array[...] = 1
-
-    is_shared = np.dtype(dtype).kind in "fiu"
-    np.testing.assert_array_equal(tensor, np.full(shape, is_shared, dtype))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_memory_lives_as_long_as_its_tensor(dtype):
-    expected = (np.arange(5000) % 2).astype(dtype)
-    array = buffer((5000,), np.dtype(dtype))
-    array[...] = expected
-    tensor = shared(array)
-    del array
-    gc.collect()
-    others = [np.full(5000, 1, dtype) for _ in range(50)]
-
-    np.testing.assert_array_equal(tensor, expected)
-    del others
-
-
 @pytest.mark.parametrize("dtype", [*DTYPES, ">f4", ">i8", "c16"])
 @pytest.mark.parametrize("in_chunk", [False, True])
 def test_only_own_memory_is_shared_not_the_users(dtype, in_chunk):
@@ -416,27 +370,6 @@ def test_an_array_is_copied_when_it_is_wanted_not_before():
     x[...] = 2
 
     np.testing.assert_array_equal(batch.tensors()[0], [2, 2, 2])
-
-
-@pytest.mark.parametrize("dtype", [*DTYPES, ">f4", ">i8"])
-@pytest.mark.parametrize("shape", [(6,), (6, 2), (6, 0), (6, 3, 1)])
-@pytest.mark.parametrize(
-    ("indices", "room"),
-    [
-        (np.array([3, 1]), None),
-        (np.array([[5, 0], [1, 1]]), None),
-        (np.array([[5, 0], [1, 1]]), 4),
-        (np.array([[5], [0]]), 2),
-    ],
-)
-def test_rows_are_gathered_by_their_indices(dtype, shape, indices, room):
-    array = np.resize(np.arange(7), shape).astype(dtype)
-
-    tensor = gathered(array, indices, room)
-
-    rows = room or len(indices)
-    assert tuple(tensor.shape) == (rows, *indices.shape[1:], *shape[1:])
-    np.testing.assert_array_equal(tensor[: len(indices)], array[indices])
 
 
 def test_arrays_of_small_numbers_are_copied_as_bytes_and_others_by_tensorflow():

@@ -15,7 +15,7 @@ from fluxkeras import DataLoader, Dense, param, prefetch, repeated
 from fluxkeras.training import feed as feed_module
 from fluxkeras.training.batch import unpacked
 from fluxkeras.training.blocks import BLOCK_BATCHES, blocks_of
-from fluxkeras.training.feed import PATIENCE, Ahead, feed_of, length
+from fluxkeras.training.feed import PATIENCE, Ahead, feed_of
 
 X = np.arange(6.0).reshape(3, 2)
 Y = np.arange(3)
@@ -762,26 +762,7 @@ def test_memory_that_is_not_in_use_stays_behind():
     assert not np.any(sent.tensors[0][2:])
 
 
-# --- Lengths and refusals -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        ([1, 2], 2),
-        (repeated(1, 5), 5),
-        (repeated(1), None),
-        (zip([1]), None),
-        (Squares(), 3),
-        (tf.data.Dataset.range(7), 7),
-        (tf.data.Dataset.range(7).repeat(), None),
-        (DataLoader(X, 2), 2),
-        (prefetch([1, 2], 1), 2),
-        (prefetch(iter([1]), 1), None),
-    ],
-)
-def test_the_length_is_told_where_it_is_known(data, expected):
-    assert length(data) == expected
+# --- Refusals -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
