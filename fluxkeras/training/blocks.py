@@ -16,6 +16,7 @@ from fluxkeras.training.batch import Typed, indexed, is_array, is_splatted
 
 BLOCK_BYTES = 2**24  # what a dataset of TensorFlow's hands over at once
 BLOCK_BATCHES, MOST_BATCHES = 64, 256  # the latter of small ones, from one that is quick
+LEAST_BATCHES, LEAST_BLOCKS = 4, 6  # the first block is waited for, the others are read meanwhile
 QUICK = 0.01  # seconds that the first block takes
 LARGE_BYTES = 2**20  # of a block whose elements are trained on where they lie, instead of copied
 USUAL_LENGTH = 128  # of an axis whose length a dataset does not tell
@@ -76,13 +77,15 @@ class Block(Typed):
 def block_size(data: tf.data.Dataset) -> int:
     """How many elements a dataset may hand over at once; 0 where they may be long in coming."""
     specs = _parts(data.element_spec)
-    is_known = data.cardinality() != tf.data.UNKNOWN_CARDINALITY
-    if not specs or not is_known or not all(map(_is_plain, specs)):
+    length = int(data.cardinality())
+    if not specs or length == tf.data.UNKNOWN_CARDINALITY or not all(map(_is_plain, specs)):
         return 0
     bytes = max(1, _known_bytes(data) or sum(map(_usual_bytes, specs)))
     size = min(BLOCK_BATCHES, BLOCK_BYTES // bytes)
     if _memory(data).is_quick:
         size = max(size, min(MOST_BATCHES, LARGE_BYTES // bytes))
+    if length > 0:  # not infinite
+        size = min(size, max(LEAST_BATCHES, length // LEAST_BLOCKS))
     # A power of 2, so that it seldom changes where lengths vary: it takes time to set up another.
     return 1 << max(1, size).bit_length() - 1
 

@@ -41,11 +41,14 @@ def test_a_block_is_taken_in_runs_until_none_is_left():
 @pytest.mark.parametrize(
     ("data", "size"),
     [
-        (tf.data.Dataset.range(5), BLOCK_BATCHES),
+        (tf.data.Dataset.range(1000), BLOCK_BATCHES),
+        (tf.data.Dataset.range(200), 32),  # a sixth, as a power of 2
+        (tf.data.Dataset.range(5), 4),
+        (tf.data.Dataset.range(5).repeat(), BLOCK_BATCHES),
         (tf.data.Dataset.range(5).filter(lambda i: i > 0), 0),
         (slices(["text"]), 0),
         (slices(tf.ragged.constant([[1], [2, 3]])), 0),
-        (slices(np.zeros((2, BLOCK_BYTES // 10), "u1")), 8),
+        (slices(np.zeros((2, BLOCK_BYTES // 10), "u1")).repeat(), 8),
         (slices(np.zeros((2, 2 * BLOCK_BYTES), "u1")), 1),
     ],
 )
@@ -81,31 +84,31 @@ def test_what_hands_over_blocks_is_made_once_for_a_dataset():
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize(("n", "size"), [(5, BLOCK_BATCHES), (300, 8)])
+@pytest.mark.parametrize(("n", "size"), [(10, BLOCK_BATCHES), (1000, 4)])
 def test_the_size_of_a_block_is_mended_once_elements_were_seen(n, size):
-    data = slices(np.zeros((4 * n, 1000), "f")).batch(n)
+    data = slices(np.zeros((n, 1000), "f")).repeat().batch(n)
     first = block_size(data)
-    list(blocks_of(data, first))
+    next(blocks_of(data, first))
 
     again = block_size(data)
     assert again == size  # of at most 16 MiB, a power of 2
-    taken = [block.take(block.left) for block in blocks_of(data, again)]
-    assert [len(rows[0]) for rows in taken] == [4]
-    assert all(rows[0].shape[1:] == (n, 1000) for rows in taken)
+    assert next(blocks_of(data, again)).whole[0].shape == (size, n, 1000)
 
 
 def test_a_block_of_small_elements_is_larger_where_the_first_came_at_once():
     def size_after(wait):
-        data = slices(np.zeros((300, 10), "f")).map(
-            lambda x: tf.py_function(lambda x: time.sleep(wait) or x, [x], tf.float32)
-        )
-        data = data.map(lambda x: tf.ensure_shape(x, [10])).take(5)
+        data = slices(np.zeros((300, 10), "f")).repeat()
+        if wait:
+            slowly = data.map(
+                lambda x: tf.py_function(lambda x: time.sleep(wait) or x, [x], tf.float32)
+            )
+            data = slowly.map(lambda x: tf.ensure_shape(x, [10]))
         for _ in range(3):  # what is set up at first takes time
-            list(blocks_of(data, block_size(data)))
+            next(blocks_of(data, block_size(data)))
         return block_size(data)
 
     assert size_after(0) == MOST_BATCHES
-    assert size_after(QUICK / 2) == BLOCK_BATCHES
+    assert size_after(QUICK / 32) == BLOCK_BATCHES
 
 
 @pytest.mark.parametrize(
