@@ -101,12 +101,19 @@ def _loop_pair(
 def _unguarded(step: Step) -> Any:
     """A step that looks at no number: TensorFlow leaves out what nobody asks for."""
 
-    def run(*tensors: Any, xla: bool) -> tuple[Any, Any, Any]:
+    def run(*tensors: Any, xla: bool = False) -> tuple[Any, Any, Any]:
         loss, aux, _ = step.plain(*tensors)
         return loss, aux, tf.constant(True)
 
     return SimpleNamespace(
-        signature=step.signature, gradient=step.gradient, written=[], guarded=run, plain=run
+        signature=step.signature,
+        gradient=step.gradient,
+        tells_overflow=False,
+        at_risk=[],
+        checked=run,
+        selecting=run,
+        plain=run,
+        update=None,
     )
 
 
