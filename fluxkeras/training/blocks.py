@@ -17,7 +17,8 @@ from fluxkeras.training.batch import Typed, indexed, is_array, is_splatted
 BLOCK_BYTES = 2**24  # what a dataset of TensorFlow's hands over at once
 BLOCK_BATCHES, MOST_BATCHES = 64, 256  # the latter of small ones, from one that is quick
 LEAST_BATCHES, LEAST_BLOCKS = 4, 6  # the first block is waited for, the others are read meanwhile
-QUICK = 0.01  # seconds that the first block takes
+OF_UNKNOWN = 16  # batches, where it is not known how many come
+QUICK, QUICK_ELEMENT = 0.01, 0.001  # seconds that a first block takes, or each element
 LARGE_BYTES = 2**20  # of a block whose elements are trained on where they lie, instead of copied
 USUAL_LENGTH = 128  # of an axis whose length a dataset does not tell
 
@@ -77,15 +78,18 @@ class Block(Typed):
 def block_size(data: tf.data.Dataset) -> int:
     """How many elements a dataset may hand over at once; 0 where they may be long in coming."""
     specs = _parts(data.element_spec)
-    length = int(data.cardinality())
-    if not specs or length == tf.data.UNKNOWN_CARDINALITY or not all(map(_is_plain, specs)):
+    length, is_quick = int(data.cardinality()), _memory(data).is_quick
+    is_known = length != tf.data.UNKNOWN_CARDINALITY
+    if not specs or not (is_known or is_quick) or not all(map(_is_plain, specs)):
         return 0
     bytes = max(1, _known_bytes(data) or sum(map(_usual_bytes, specs)))
     size = min(BLOCK_BATCHES, BLOCK_BYTES // bytes)
-    if _memory(data).is_quick:
+    if is_quick:
         size = max(size, min(MOST_BATCHES, LARGE_BYTES // bytes))
     if length > 0:  # not infinite
         size = min(size, max(LEAST_BATCHES, length // LEAST_BLOCKS))
+    if not is_known:
+        size = min(size, OF_UNKNOWN)
     # A power of 2, so that it seldom changes where lengths vary: it takes time to set up another.
     return 1 << max(1, size).bit_length() - 1
 
@@ -113,14 +117,16 @@ class _Memory:
 
     Attributes:
         bytes: the size of the largest element.
-        is_quick: whether a first block came at once.
+        is_quick: whether a first block, or one element after the other to the end, came at once.
         size: of the blocks that are `padded`, for which TensorFlow traces functions.
+        prefetched: the dataset, read one element ahead.
     """
 
     bytes: int = 0
     is_quick: bool = False
     size: int = 0
     padded: Any = None
+    prefetched: Any = None
 
 
 def _memory(data: tf.data.Dataset) -> _Memory:
@@ -136,7 +142,7 @@ def _is_plain(spec: Any) -> bool:
 def blocks_of(data: tf.data.Dataset, size: int) -> Iterator[Block]:
     """The elements of a dataset, of which Python asks for many at once: a call costs 0.1 ms."""
     if size == 1:
-        yield from map(_unit, data)
+        yield from map(_unit, one_by_one(data))
         return
     memory = _memory(data)
     if memory.size != size:
@@ -153,6 +159,20 @@ def blocks_of(data: tf.data.Dataset, size: int) -> Iterator[Block]:
         memory.bytes = max(memory.bytes, bytes)
         shapes = [_shapes(*pair, rest) for pair in zip(specs, columns, strict=True)]
         yield from _alike(Block(structure, columns, tuple(tensors)), shapes)
+
+
+def one_by_one(data: tf.data.Dataset) -> Iterator[Any]:
+    """The elements of a dataset, of which the next is made while one is trained on."""
+    memory = _memory(data)
+    if memory.prefetched is None:
+        memory.prefetched = data.prefetch(1)
+    elements, end = iter(memory.prefetched), object()
+    count, waited, asked = 0, 0.0, time.perf_counter()
+    while (element := next(elements, end)) is not end:
+        count, waited = count + 1, waited + time.perf_counter() - asked
+        yield element
+        asked = time.perf_counter()
+    memory.is_quick |= waited < count * QUICK_ELEMENT
 
 
 def _alike(block: Block, shapes: list[np.ndarray]) -> Iterator[Block]:

@@ -19,7 +19,7 @@ from fluxkeras.training.batch import (
     Stack,
     is_array,
 )
-from fluxkeras.training.blocks import Block, block_size, blocks_of, is_large
+from fluxkeras.training.blocks import Block, block_size, blocks_of, is_large, one_by_one
 from fluxkeras.training.independence import is_independent
 from fluxkeras.training.iterables import iterator, why_empty
 from fluxkeras.training.memory import copied, gathered
@@ -68,8 +68,9 @@ def _feed_of(data: Any) -> Feed:
         return Same(data)
     if type(data) is DataLoader and all(map(is_array, data.arrays)):
         return Gathered(data)
-    if isinstance(data, tf.data.Dataset) and (size := block_size(data)):
-        return Blocks(data, size)
+    if isinstance(data, tf.data.Dataset):
+        size = block_size(data)
+        return Blocks(data, size) if size else Items(one_by_one(data), data)
     return Items(iterator(data), data, most_ahead(data))
 
 

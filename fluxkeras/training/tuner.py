@@ -9,9 +9,9 @@ TRIAL_SECONDS = 0.01  # of a first chunk, as if the form were no faster than sin
 LEAST_TRIALS, TRIALS = 2, 3  # times taken of a form before it is judged: one may be disturbed
 MOST_TRIALS, NEAR = 8, 1.2  # of one whose best time is near the best pace: the first are slow
 LEAST_TIMED = 0.004  # seconds of steps that a time is taken of: what disturbs them is about as long
-# What has lost is tried again after a half of the time that training had taken then, and so seldom
+# What has lost is tried again after a tenth of the time that training had taken then, and so seldom
 # that it costs no more than this part of it.
-AGAIN, MOST_LOST = 0.5, 0.005
+AGAIN, MOST_LOST = 0.1, 0.003
 MOST_FASTER = 16  # how much faster XLA may be than single steps: there is room for that many
 MOST_BYTES = 2**24  # that a chunk takes up
 MOST_LENGTHS = 64  # that XLA compiles one step for, where it is traced with lengths left open

@@ -13,11 +13,14 @@ from fluxkeras.training.blocks import (
     LARGE_BYTES,
     MARKS,
     MOST_BATCHES,
+    OF_UNKNOWN,
     QUICK,
+    QUICK_ELEMENT,
     Block,
     block_size,
     blocks_of,
     is_large,
+    one_by_one,
 )
 
 X = np.arange(6.0).reshape(3, 2)
@@ -109,6 +112,21 @@ def test_a_block_of_small_elements_is_larger_where_the_first_came_at_once():
 
     assert size_after(0) == MOST_BATCHES
     assert size_after(QUICK / 32) == BLOCK_BATCHES
+
+
+@pytest.mark.parametrize(("wait", "size"), [(0, OF_UNKNOWN), (2 * QUICK_ELEMENT, 0)])
+def test_a_dataset_of_unknown_length_comes_in_blocks_once_it_was_quick_to_the_end(wait, size):
+    data = tf.data.Dataset.from_generator(
+        lambda: (time.sleep(wait) or i for i in range(60)), output_signature=tf.TensorSpec(())
+    )
+    assert block_size(data) == 0
+    elements = one_by_one(data)
+    assert [float(next(elements)) for _ in range(20)] == list(range(20))
+    assert block_size(data) == 0
+
+    assert len(list(elements)) == 40
+
+    assert block_size(data) == size
 
 
 @pytest.mark.parametrize(

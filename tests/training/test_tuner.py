@@ -171,10 +171,10 @@ def test_a_form_whose_first_calls_are_slow_is_tried_for_longer():
 
 @pytest.mark.parametrize(
     ("pace", "seconds"),
-    [(1.001e-3, 0.05), (2e-3, 0.02 / 2 / MOST_LOST)],
+    [(1.001e-3, 0.01), (2e-3, 0.02 / 2 / MOST_LOST)],
 )
 def test_what_has_lost_is_tried_again_the_sooner_the_less_that_costs(pace, seconds):
-    """After 0.1 s of training, not before a half of that."""
+    """After 0.1 s of training, not before a tenth of that."""
     arm = Arm("single", None)
     arm.ran(10, 10 * pace)
     arm.last = 0.1
