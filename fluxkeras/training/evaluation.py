@@ -245,7 +245,7 @@ def _outcomes(compiled: Compiled, data: Any, own_axes: int) -> Iterator[tuple[Si
             the batches.
     """
     feed, done, expected = feed_of(data), 0, None
-    request = Request(total=length(data))
+    request = Request(total=length(data), together=feed.together)
     compiled.begin()
     while (signature := feed.peek()) is not None:
         with at_batch(done, signature):

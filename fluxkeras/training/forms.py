@@ -2,9 +2,10 @@
 
 | form | what is compiled | guard |
 |---|---|---|
-| single | a step | in the step |
+| single | the gradient of a step, and its update | the update is not called |
 | graph | a loop over the batches of a chunk | a snapshot of the variables before it |
-| xla | the same loop, with room for so many batches, or the step | the same |
+| xla | the same loop, with room for so many batches | the same |
+| xla | a step | old values are selected |
 """
 
 import functools

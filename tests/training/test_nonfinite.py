@@ -24,7 +24,12 @@ from fluxkeras import (
     trainstep,
 )
 
-FORMS = ["single", "graph", "xla"]
+FORMS = {
+    "single": {"form": "single"},
+    "graph": {"form": "graph", "chunk": 8},
+    "xla": {"form": "xla", "chunk": 8},
+    "a step by xla": {"form": "xla", "chunk": 1},
+}
 STEPS = 20
 DRAWN = np.random.default_rng(0)
 BATCHES = [(DRAWN.random((6, 3)), DRAWN.random((6, 1))) for _ in range(STEPS)]
@@ -38,7 +43,7 @@ class Run:
         self.m = Chain(Dense(3, 4, relu), BatchNorm(4), Dropout(0.3, seed=1), Dense(4, 1))
         self.opt = ADAM(0.01)
         self.loss = lambda x, y: mse(self.m(x), y)
-        self.options = {"form": form, "chunk": 8, "progress": False}
+        self.options = {**FORMS[form], "progress": False}
 
     def train(self, data, **options):
         return train(self.loss, data, self.opt, **self.options, **options)
@@ -133,11 +138,11 @@ def test_a_gradient_that_is_not_finite_is_not_applied(form, place, steps):
     loss = lambda x: tf.reduce_sum(tf.sqrt(tf.reduce_sum((x * w) ** 2)))  # noqa: E731
     data = [(np.float32(i != place),) for i in range(steps)]  # 0 is where the root has no slope
     with pytest.raises(NonFiniteError, match=rf"^batch {place} .*is 0.0, and its gradient"):
-        train(loss, data, opt, form=form, chunk=8, progress=False)
+        train(loss, data, opt, **FORMS[form], progress=False)
 
     assert int(opt.iterations) == place
     assert np.isfinite(w.numpy()).all()
-    history = train(loss, [*data[place + 1 :], (1.0,)], opt, form=form, progress=False)
+    history = train(loss, [*data[place + 1 :], (1.0,)], opt, **FORMS[form], progress=False)
     assert np.isfinite(history.losses).all()
 
 
@@ -161,7 +166,7 @@ def test_the_scale_of_a_loss_is_found_by_gradients_that_are_not_finite(form, wit
         return (value, {"twice": 2 * value}) if with_aux else value
 
     data = [(x,) for x in [2.0, 1.0, 0.1, 0.1, 0.1, 0.1, 2.0, 0.1]]
-    history = train(loss, data, [opt, SGD([v], 0.0)], form=form, chunk=5, progress=False)
+    history = train(loss, data, [opt, SGD([v], 0.0)], **FORMS[form], progress=False)
 
     # Twice 2**127 is too much for float32. After three steps the scale is doubled.
     assert history.skipped == [0, 6]
@@ -177,7 +182,7 @@ def test_a_fixed_scale_of_the_loss_leaves_the_guard(form):
     opt = keras.optimizers.SGD(0.1, loss_scale_factor=8.0)
 
     with pytest.raises(NonFiniteError, match="its gradient is not finite"):
-        train(lambda x: tf.sqrt(w * x), [(1.0,)] * 3, opt, form=form, progress=False)
+        train(lambda x: tf.sqrt(w * x), [(1.0,)] * 3, opt, **FORMS[form], progress=False)
 
     assert float(w) == 0.0
 
@@ -192,4 +197,4 @@ def test_a_single_step_tells_by_what_it_returns():
 def test_what_is_no_choice(value):
     message = f"train expects a on_nonfinite of 'raise', 'stop', 'skip', got {value!r}."
     with pytest.raises(ValueError, match=re.escape(message)):
-        Run("auto").train(BATCHES, on_nonfinite=value)
+        Run("single").train(BATCHES, on_nonfinite=value)
