@@ -100,6 +100,7 @@ class Single:
     def __init__(self, step: Step, *, xla: bool = False) -> None:
         self._step = step
         self._aux = step.gradient.structured_outputs[1]
+        self._parts = len(_flat(self._aux))
         if xla:
             self._gradient = CompiledFunction(step.selecting, step.signature.specs, xla)
             self._update, at_risk = None, []  # XLA writes variables at the end
@@ -114,11 +115,12 @@ class Single:
         is_made = False
         try:
             loss, *values = self._gradient(*tensors)
-            aux, (is_finite, *gradients) = _parted(values, self._aux)
+            aux, (finite, *gradients) = values[: self._parts], values[self._parts :]
             meanwhile()
+            is_finite = bool(finite)
             if is_finite and self._update:
                 self._update(*gradients)
-            is_made = bool(is_finite)
+            is_made = is_finite
         finally:
             if self._snapshot and not is_made:
                 self._snapshot.restore(*before)
@@ -133,12 +135,6 @@ def _compiled_update(step: Step) -> CompiledFunction | None:
     return CompiledFunction(
         step.update, [tf.nest.map_structure(tf.type_spec_from_value, gradients)]
     )
-
-
-def _parted(tensors: list[tf.Tensor], like: Any) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """Those that a structure consists of, and those that come after them."""
-    count = len(_flat(like))
-    return tensors[:count], tensors[count:]
 
 
 class Loop:
