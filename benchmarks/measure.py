@@ -1,5 +1,6 @@
 """Timing: loops in turn, so that what disturbs the machine disturbs them all."""
 
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -57,11 +58,15 @@ def seconds_of(run: Run, clock: Clock = time.perf_counter) -> float:
 def interleaved(
     loops: dict[str, Run], repeats: int, clock: Clock = time.perf_counter
 ) -> dict[str, list[float]]:
-    """The seconds of each loop's runs: a run of each, then another of each, and so on."""
+    """The seconds of each loop's runs: a run of each, then another of each, and so on.
+
+    Each round has an order of its own, the same in each benchmark, since a loop may slow down the
+    next: threads of PyTorch's go on for a while.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in loops}
-    for _ in range(repeats):
-        for name, run in loops.items():
-            seconds[name].append(seconds_of(run, clock))
+    for number in range(repeats):
+        for name in random.Random(number).sample(list(loops), len(loops)):
+            seconds[name].append(seconds_of(loops[name], clock))
     return seconds
 
 

@@ -43,13 +43,18 @@ class Clock:
         return run
 
 
-def test_loops_run_in_turn():
-    clock, log = Clock(), []
+def test_loops_run_in_turn_and_none_always_after_the_same():
+    clock, logs = Clock(), ([], [])
+    times = {"a": 1, "b": 2, "c": 3}
 
-    seconds = interleaved({n: clock.run(s, log, n) for n, s in (("a", 1), ("b", 2))}, 3, clock)
+    for log in logs:
+        seconds = interleaved({n: clock.run(s, log, n) for n, s in times.items()}, 6, clock)
+        assert seconds == {n: [s] * 6 for n, s in times.items()}
 
-    assert log == ["a", "b"] * 3
-    assert seconds == {"a": [1, 1, 1], "b": [2, 2, 2]}
+    rounds = list(zip(*[iter(logs[0])] * 3, strict=True))
+    assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
+    assert {names[0] for names in rounds} == {"a", "b", "c"}
+    assert logs[0] == logs[1]
 
 
 def test_the_fastest_way_is_found_and_one_that_fails_is_left_out():
