@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import math
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -148,9 +149,8 @@ def blocks_of(data: tf.data.Dataset, size: int) -> Iterator[Block]:
     if memory.size != size:
         memory.size, memory.padded = size, _padded(data, size).prefetch(1)
     specs = _parts(data.element_spec)
-    blocks = iter(memory.padded)
     asked = time.perf_counter()
-    for number, (stacked, hints) in enumerate(blocks):
+    for number, (stacked, hints) in enumerate(elements_of(memory.padded)):
         memory.is_quick |= number == 0 and time.perf_counter() - asked < QUICK
         tensors: list[Any] = []
         structure = indexed(stacked, tensors)
@@ -166,13 +166,24 @@ def one_by_one(data: tf.data.Dataset) -> Iterator[Any]:
     memory = _memory(data)
     if memory.prefetched is None:
         memory.prefetched = data.prefetch(1)
-    elements, end = iter(memory.prefetched), object()
+    elements, end = elements_of(memory.prefetched), object()
     count, waited, asked = 0, 0.0, time.perf_counter()
     while (element := next(elements, end)) is not end:
         count, waited = count + 1, waited + time.perf_counter() - asked
         yield element
         asked = time.perf_counter()
     memory.is_quick |= waited < count * QUICK_ELEMENT
+
+
+def elements_of(data: tf.data.Dataset) -> Iterator[Any]:
+    """What a dataset yields, without waiting for TensorFlow at the end.
+
+    Where an iterator is deleted, TensorFlow now and then waits for the thread that tunes the
+    dataset, which sleeps for twice as long each time: about as long as the iterator has lived.
+    """
+    iterator = [iter(data)]
+    yield from iterator[0]
+    threading.Thread(target=iterator.clear).start()
 
 
 def _alike(block: Block, shapes: list[np.ndarray]) -> Iterator[Block]:

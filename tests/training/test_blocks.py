@@ -1,5 +1,6 @@
 """The elements of a dataset of TensorFlow's in blocks; `test_feed.py` holds what comes of them."""
 
+import threading
 import time
 
 import numpy as np
@@ -19,6 +20,7 @@ from fluxkeras.training.blocks import (
     Block,
     block_size,
     blocks_of,
+    elements_of,
     is_large,
     one_by_one,
 )
@@ -167,3 +169,48 @@ def test_padding_is_told_from_all_that_data_hold(dtype):
     assert np.isnan(MARKS[dtype])
     for row, expected in zip(given, rows, strict=True):
         np.testing.assert_array_equal(row, np.array(expected, kind))
+
+
+class Elements:
+    """Three elements, from an iterator that tells in which thread it is deleted."""
+
+    def __init__(self):
+        self.threads = []
+
+    def __iter__(self):
+        return Iterated(self.threads)
+
+
+class Iterated:
+    def __init__(self, threads):
+        self.left = iter(range(3))
+        self.threads = threads
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self.left)
+
+    def __del__(self):
+        self.threads.append(threading.current_thread())
+
+
+def test_an_iterator_that_came_to_its_end_is_deleted_in_a_thread():
+    data = Elements()
+    running = set(threading.enumerate())
+
+    assert list(elements_of(data)) == [0, 1, 2]
+
+    for thread in set(threading.enumerate()) - running:
+        thread.join()
+    assert len(data.threads) == 1 and data.threads[0] not in running
+
+
+def test_an_iterator_that_is_left_early_is_deleted_at_once():
+    data = Elements()
+    elements = elements_of(data)
+    next(elements)
+    elements.close()
+
+    assert data.threads == [threading.current_thread()]
