@@ -162,7 +162,10 @@ def compiled_for(loss: Callable[..., Any], optimisers: Sequence[Optimiser], mode
     by value where it is plain, and a changed number makes a new step, never a stale one.
     """
     refuse_scope()
-    captured = Captures(loss, model, [_hyper_parameters(o) for o in optimisers])
+    memory = memory_of(optimisers[0])
+    options = [_hyper_parameters(o) for o in optimisers]
+    captured = Captures(loss, model, options, likely=memory.names)
+    memory.names = captured.names
     identity = captured.fingerprint, tuple(map(id, optimisers)), keras.config.floatx()
 
     def make() -> Compiled:
@@ -172,7 +175,7 @@ def compiled_for(loss: Callable[..., Any], optimisers: Sequence[Optimiser], mode
         compiled.distribute()
         return compiled
 
-    compiled: OrderedDict[Any, Compiled] = memory_of(optimisers[0]).compiled
+    compiled: OrderedDict[Any, Compiled] = memory.compiled
     return kept_in(compiled, identity, make)
 
 

@@ -27,6 +27,8 @@ LIBRARIES = sys.stdlib_module_names - {"__main__"} | {"fluxkeras", "keras", "num
 # Library classes whose attributes are the user's.
 NAMESPACES = types.SimpleNamespace | argparse.Namespace | tf.Module
 
+NO_NAMES: Set[str] = frozenset()
+
 # Methods that code calls without naming them, by an operator or through Keras, are all but these.
 CALLED = {"call"}
 NOT_CALLED = {
@@ -57,24 +59,38 @@ class Captures:
     What counts by identity is kept alive, so that its id stays its own. An attribute whose name is
     put together at run time, `getattr(config, "al" + "pha")`, is not seen.
 
+    Args:
+        values: what is looked at.
+        likely: the names that were found the last time, to begin with.
+
     Attributes:
-        kept: what counts by identity.
+        fingerprint: the same where all of that is.
         names: all that code names, of globals, attributes and methods.
     """
 
-    def __init__(self, *values: Any) -> None:
-        names: set[str] = set()
-        walk = _Walk(names | CALLED)
+    fingerprint: Hashable
+
+    def __init__(self, *values: Any, likely: Set[str] = NO_NAMES) -> None:
         try:
-            self.fingerprint: Hashable = tuple(map(walk.of, values))
-            while walk.names - names:  # code was found that names more attributes
-                names = walk.names
-                walk = _Walk(names | CALLED)
-                self.fingerprint = tuple(map(walk.of, values))
+            self._look_at(values, likely)
+            if self.names != likely:
+                names = NO_NAMES
+                self._look_at(values, names)
+                while self.names - names:  # code was found that names more attributes
+                    names = self.names
+                    self._look_at(values, names)
         except RecursionError:  # too deep to compare: the same as no other
             self.fingerprint = object()
-        self.kept = [value for _, value in walk.kept.values()]
-        self.names = walk.names
+
+    def _look_at(self, values: tuple[Any, ...], known: Set[str]) -> None:
+        walk = _Walk(known | CALLED)
+        self.names, self._found = walk.names, walk.kept
+        self.fingerprint = tuple(map(walk.of, values))
+
+    @property
+    def kept(self) -> list[Any]:
+        """What counts by identity."""
+        return [value for _, value in self._found.values()]
 
     def of_keras(self) -> list[Any]:
         """The Keras layers and variables among what was found."""
@@ -84,7 +100,7 @@ class Captures:
 class _Walk:
     """One way through all that values refer to, given the names that code is known to use."""
 
-    def __init__(self, known: set[str]) -> None:
+    def __init__(self, known: Set[str]) -> None:
         self.known = known
         self.names: set[str] = set()
         self.kept: dict[int, tuple[int, Any]] = {}
@@ -147,7 +163,7 @@ def _named(code: types.CodeType, namespace: Mapping[str, Any]) -> Iterator[Any]:
             yield from _named(constant, namespace)
 
 
-def _attributes(value: Any, known: set[str]) -> Iterator[tuple[str, Any]]:
+def _attributes(value: Any, known: Set[str]) -> Iterator[tuple[str, Any]]:
     if isinstance(value, keras.Layer):
         # Keras's recurrent cells set attributes to None at their first call.
         own = [(n, v) for n, v in list(vars(value).items()) if v is not None]
@@ -174,7 +190,7 @@ def _attributes(value: Any, known: set[str]) -> Iterator[tuple[str, Any]]:
         yield from ((n, v) for n, v in vars(value).items() if isinstance(v, options))
 
 
-def _those(known: set[str], attributes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _those(known: Set[str], attributes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     return ((name, attributes[name]) for name in sorted(known) if name in attributes)
 
 

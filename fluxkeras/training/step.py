@@ -1,7 +1,7 @@
 """One step: gradient, guard and update of a batch, traced once for all forms."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, TypeAlias
 
 import keras
@@ -275,6 +275,7 @@ class Memory:
     def __init__(self) -> None:
         self.parameters: list[Variable] | None = None
         self.compiled: OrderedDict[Any, Any] = OrderedDict()  # see `cache`
+        self.names: Set[str] = frozenset()  # see `captures`
         self.runs: dict[Any, Any] = {}  # see `checkpoint`
 
 

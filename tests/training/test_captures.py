@@ -286,6 +286,21 @@ def test_what_refers_to_itself_has_a_fingerprint():
     assert fingerprint(recursive) == fingerprint(recursive)
 
 
+def test_what_was_found_does_not_depend_on_the_names_to_begin_with():
+    config = types.SimpleNamespace(alpha=1.0, beta=types.SimpleNamespace(gamma=2.0), delta=3.0)
+    loss = lambda x: x * config.beta.gamma  # noqa: E731
+    names = Captures(loss).names
+
+    for likely in (names, {"delta"}, {*names, "delta"}, names - {"gamma"}):
+        assert Captures(loss, likely=likely).fingerprint == Captures(loss).fingerprint
+
+    before = Captures(loss, likely=names).fingerprint
+    config.delta = 4.0  # which no code names
+    assert Captures(loss, likely=names).fingerprint == before
+    config.beta.gamma = 5.0
+    assert Captures(loss, likely=names).fingerprint != before
+
+
 def test_what_counts_by_identity_is_kept_alive():
     captured = Captures(closure(tf.constant(1.0)))
     others = [fingerprint(closure(tf.constant(1.0))) for _ in range(100)]
