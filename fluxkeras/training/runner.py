@@ -103,6 +103,7 @@ class Runner:
         self.compiler = compiler
         self._asked_for = "auto"
         self._reading = 0.0
+        self._planned = 1
         self.tuner = Tuner(compiler.bytes, compiler.account)
         if not compiler.account.took:
             self.tuner.compiled(self.tuner.single, compiler.seconds)
@@ -133,7 +134,7 @@ class Runner:
             meanwhile: is called while steps run, where the device is not the host.
             reading: the seconds that the chunk took, which differ between forms, too.
         """
-        self._reading = reading
+        self._reading, self._planned = reading, plan.steps
         form = self.compiler.forms[plan.arm.key]
         if not isinstance(form, Loop):
             yield from self._one_by_one(plan.arm, chunk.batches(), meanwhile)
@@ -206,7 +207,7 @@ class Runner:
             outcome = run()
             seconds = time.perf_counter() - start
             if self._is_warm(arm):
-                self.tuner.ran(arm, steps, seconds + self._reading)
+                self.tuner.ran(arm, steps, seconds + self._reading, self._planned)
                 self._reading = 0.0
             else:
                 self.tuner.compiled(arm, seconds)

@@ -73,16 +73,26 @@ class Arm:
         self.pace = math.inf  # seconds a step: the median of the last calls
         self.times: deque[float] = deque(maxlen=5)
         self.last = 0.0  # seconds of training before it last ran
+        self._of_long = False  # whether those are the times of calls of as many steps as planned
         self._trials = Tally()
         self._untimed = Tally()
 
-    def ran(self, steps: int, seconds: float) -> None:
+    def ran(self, steps: int, seconds: float, is_short: bool = False) -> None:
         self._untimed.ran(steps, seconds)
         if self._untimed.seconds >= LEAST_TIMED:
-            self.times.append(self._untimed.seconds / self._untimed.steps)
-            self.pace = sorted(self.times)[(len(self.times) - 1) // 2]
+            self._time(self._untimed.seconds / self._untimed.steps, is_short)
             self._trials.ran(1, self._untimed.seconds)
             self._untimed = Tally()
+
+    def _time(self, seconds: float, is_short: bool) -> None:
+        """A step has taken so long, in a call of few steps, which share what the call costs?"""
+        if is_short and self._of_long:
+            return
+        if not is_short and not self._of_long:
+            self._of_long = True
+            self.times.clear()
+        self.times.append(seconds)
+        self.pace = sorted(self.times)[(len(self.times) - 1) // 2]
 
     def is_on_trial(self, best: float) -> bool:
         count = self._trials.steps
@@ -185,7 +195,8 @@ class Tuner:
 
     def plan(self, request: Request, done: int = 0) -> Plan:
         """How to run the next call, `done` steps after the beginning."""
-        most = min(request.chunk or request.together or math.inf, request.most, self._memory)
+        few = 1 if request.total == 1 else math.inf
+        most = min(request.chunk or request.together or few, request.most, self._memory)
         if request.form == "auto":
             arm = self._choose(request, most, done)
         else:
@@ -205,8 +216,9 @@ class Tuner:
         if arm is not self.single:
             self._account.spent += seconds
 
-    def ran(self, arm: Arm, steps: int, seconds: float) -> None:
-        arm.ran(steps, seconds)
+    def ran(self, arm: Arm, steps: int, seconds: float, planned: int = 1) -> None:
+        """A call has run so many steps of those that were planned."""
+        arm.ran(steps, seconds, is_short=2 * steps < planned)
         arm.last = self._own.seconds
         self._own.ran(steps, seconds)
         self._account.all.ran(steps, seconds)

@@ -43,8 +43,8 @@ def eager_tuner(monkeypatch):
 def xla_wins(eager_tuner, monkeypatch):
     """A tuner to which XLA seems the fastest."""
 
-    def ran(self, steps, seconds, ran=tuner.Arm.ran):
-        ran(self, steps, seconds / 1000 if self.form == "xla" else seconds)
+    def ran(self, steps, seconds, is_short=False, ran=tuner.Arm.ran):
+        ran(self, steps, seconds / 1000 if self.form == "xla" else seconds, is_short)
 
     monkeypatch.setattr(tuner.Arm, "ran", ran)
 

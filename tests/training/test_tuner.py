@@ -57,7 +57,7 @@ class Machine:
                 break
         count = min(plan.steps, most)
         seconds = self.call + count * self.pace(plan.arm)
-        tuner.ran(plan.arm, count, seconds)
+        tuner.ran(plan.arm, count, seconds, plan.steps)
         self.trained += seconds
         self.calls.append((plan.arm.form, count))
         return count
@@ -363,6 +363,36 @@ def test_a_form_that_becomes_slow_gives_way():
     machine.train(tuner, 20_000)
 
     assert machine.form == "graph"
+
+
+@pytest.mark.parametrize("steps", [2, 20])
+def test_calls_of_few_steps_leave_what_long_ones_have_shown(steps):
+    machine, tuner = Machine(FAST_XLA, COMPILING, call=1e-3), Tuner()
+    machine.train(tuner, 50_000)
+    for _ in range(300):
+        machine.train(tuner, steps)
+    shorts = len(machine.calls)
+    machine.train(tuner, 50_000)
+
+    assert {form for form, _ in machine.calls[shorts:]} == {"xla"}
+
+
+def test_calls_of_few_steps_do_not_decide_for_long_ones():
+    machine, tuner = Machine(FAST_XLA | {"graph": 9e-4}, COMPILING, call=1e-2), Tuner()
+    for _ in range(3000):
+        machine.train(tuner, 2)
+    machine.train(tuner, 50_000)
+
+    assert machine.form == "xla"
+
+
+def test_a_single_step_takes_no_loop():
+    machine, tuner = Machine(FAST_XLA | {"xla alone": 8e-4}, COMPILING, call=1e-3), Tuner()
+    for _ in range(5000):
+        machine.train(tuner, 1)
+
+    assert machine.calls[-1] == ("xla", 1)
+    assert {key for key in machine.compiled if not isinstance(key, Arm)} == {("single", None)}
 
 
 # --- Lengths that are left open -------------------------------------------------------------------
