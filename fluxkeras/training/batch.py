@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Number
 from typing import Any
@@ -139,6 +139,8 @@ class Batch(Typed):
 
     __slots__ = ("_kinds", "is_live", "leaves")
 
+    leaves: Sequence[Any]
+
     def __init__(self, item: Any, position: int) -> None:
         leaves: list[Any] = []
         arguments = item if is_splatted(item) else (item,)
@@ -154,17 +156,14 @@ class Batch(Typed):
         self._kinds = [(array.dtype, array.shape) for array in item] if is_flat else None
 
     def following(self, item: Any) -> "Batch | None":
-        """The next batch, quickly, where both are tuples of arrays of the same types and shapes."""
+        """This one with other leaves, where both are tuples of arrays of the same kinds."""
         if self._kinds is None or type(item) is not tuple or len(item) != len(self._kinds):
             return None
         for array, (dtype, shape) in zip(item, self._kinds, strict=True):
             if type(array) is not np.ndarray or array.shape != shape or array.dtype != dtype:
                 return None
-        batch = Batch.__new__(Batch)
-        batch.structure, batch.parts, batch._kinds = self.structure, self.parts, self._kinds
-        batch.is_live = False
-        batch.leaves = list(item)
-        return batch
+        self.leaves = item
+        return self
 
     def tensors(self) -> tuple[Any, ...]:
         return tuple(copied(leaf) if is_array(leaf) else _now(leaf) for leaf in self.leaves)
@@ -227,7 +226,7 @@ class Stack:
         room: how many there may be. Memory that stays unused is never touched.
     """
 
-    def __init__(self, signature: Signature, leaves: list[Any], room: int) -> None:
+    def __init__(self, signature: Signature, leaves: Sequence[Any], room: int) -> None:
         self.signature = signature
         self.room = room
         self.count = 0
