@@ -101,7 +101,7 @@ def _loop_pair(
 def _unguarded(step: Step) -> Any:
     """A step that looks at no number: TensorFlow leaves out what nobody asks for."""
 
-    def run(*tensors: Any, xla: bool = False) -> tuple[Any, Any, Any]:
+    def run(*tensors: Any, xla: bool = False) -> Any:
         loss, aux, _ = step.plain(*tensors)
         return loss, aux, tf.constant(True)
 
@@ -110,10 +110,10 @@ def _unguarded(step: Step) -> Any:
         gradient=step.gradient,
         tells_overflow=False,
         at_risk=[],
-        checked=run,
+        changed=[],
+        keeping=run,
         selecting=run,
         plain=run,
-        update=None,
     )
 
 

@@ -2,6 +2,7 @@
 
 | form | what is compiled | guard |
 |---|---|---|
+| single | a step of a small model | what the variables were before it is put back |
 | single | the gradient of a step, and its update | the update is not called |
 | graph | a loop over the batches of a chunk | a snapshot of the variables before it |
 | xla | the same loop, with room for so many batches | the same |
@@ -18,6 +19,8 @@ import tensorflow as tf
 
 from fluxkeras.training.batch import Chunk
 from fluxkeras.training.step import Step
+
+SMALL_BYTES = 2**21  # of the variables of a step, which are copied in less time than a call takes
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,9 @@ class CompiledFunction:
 class Single:
     """One step a call, which changes nothing unless its loss and gradients are finite.
 
-    Its update is called once they are known to be. XLA, which does all of it in one call, selects
-    between old and new values instead: a condition takes it longer.
+    What the variables were before it is put back, or, where copying them costs more than a call,
+    its update is called once all is known to be finite. XLA selects between old and new values:
+    either of those takes it longer.
 
     Args:
         step: what is done.
@@ -101,40 +105,43 @@ class Single:
         self._step = step
         self._aux = step.gradient.structured_outputs[1]
         self._parts = len(_flat(self._aux))
-        if xla:
-            self._gradient = CompiledFunction(step.selecting, step.signature.specs, xla)
-            self._update, at_risk = None, []  # XLA writes variables at the end
+        self._keeps = not xla and bytes_of(step.changed) <= SMALL_BYTES
+        self._update: CompiledFunction | None = None
+        if xla or self._keeps:
+            run = step.selecting if xla else step.keeping
         else:
-            self._gradient = CompiledFunction(step.checked, step.signature.specs)
-            self._update, at_risk = _compiled_update(step), step.at_risk
-        self._snapshot = Snapshot(at_risk) if at_risk else None
+            run = step.checked
+            gradients = step.gradient.structured_outputs[2]
+            specs = tf.nest.map_structure(tf.type_spec_from_value, gradients)
+            self._update = CompiledFunction(step.update, [specs])
+        self._run = CompiledFunction(run, step.signature.specs, xla)
+        # XLA writes variables at the end.
+        self._at_risk = Snapshot(step.at_risk) if step.at_risk and not xla else None
+
+    @functools.cached_property
+    def _changed(self) -> "Snapshot":
+        return Snapshot(self._step.changed)
 
     def __call__(self, tensors: tuple[Any, ...], meanwhile: Callable[[], None]) -> Outcome:
         """Train on a batch; `meanwhile` runs beside it where the device is not the host."""
-        before = self._snapshot.take() if self._snapshot else []
+        at_risk = self._at_risk.take() if self._at_risk else []
+        rest: list[tf.Tensor] = []  # what the variables were, or the gradients
         is_made = False
         try:
-            loss, *values = self._gradient(*tensors)
-            aux, (finite, *gradients) = values[: self._parts], values[self._parts :]
+            loss, *values = self._run(*tensors)
+            aux, (finite, *rest) = values[: self._parts], values[self._parts :]
             meanwhile()
             is_finite = bool(finite)
             if is_finite and self._update:
-                self._update(*gradients)
+                self._update(*rest)
             is_made = is_finite
         finally:
-            if self._snapshot and not is_made:
-                self._snapshot.restore(*before)
+            if not is_made and self._keeps and rest:
+                self._changed.restore(*rest)
+            elif not is_made and self._at_risk:
+                self._at_risk.restore(*at_risk)
         aux = _in_numpy(self._aux, aux, lambda value: np.asarray(value)[np.newaxis])
         return _outcome(self._step, loss.numpy()[np.newaxis], aux, is_made)
-
-
-def _compiled_update(step: Step) -> CompiledFunction | None:
-    if step.update is None:
-        return None
-    gradients = step.gradient.structured_outputs[2]
-    return CompiledFunction(
-        step.update, [tf.nest.map_structure(tf.type_spec_from_value, gradients)]
-    )
 
 
 class Loop:
@@ -243,6 +250,12 @@ class Snapshot:
         specs = [tf.TensorSpec(v.shape, v.dtype) for v in variables]
         self.take = CompiledFunction(take)
         self.restore = CompiledFunction(restore, specs)
+
+
+def bytes_of(structure: Any) -> int:
+    """The size of the tensors and variables in a structure, as far as their shapes are known."""
+    tensors = [v for v in tf.nest.flatten(structure) if isinstance(v, tf.Tensor | tf.Variable)]
+    return sum(t.dtype.size * (t.shape.num_elements() or 0) for t in tensors)
 
 
 def _tensors(structure: Any) -> list[Any]:

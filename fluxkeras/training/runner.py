@@ -7,11 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import tensorflow as tf
-
 from fluxkeras.checks import warn
 from fluxkeras.training.batch import Chunk
-from fluxkeras.training.forms import Loop, Outcome, Single, Snapshot, Trouble
+from fluxkeras.training.forms import Loop, Outcome, Single, Snapshot, Trouble, bytes_of
 from fluxkeras.training.step import Step, bodies
 from fluxkeras.training.tuner import Account, Arm, Plan, Request, Tuner
 
@@ -56,7 +54,7 @@ class Compiler:
         self.warm: set[Any] = set()
         self.variables = self._step.variables
         signature = self._step.signature
-        self.bytes = _bytes(self._step.gradient.structured_outputs[1])
+        self.bytes = bytes_of(self._step.gradient.structured_outputs[1])
         self.bytes += 0 if same else signature.bytes
         self.account = Account(is_open=signature.can_be_stacked and not signature.is_static)
 
@@ -250,9 +248,3 @@ def _draws_same_bits(operation: str, inputs: list[Any]) -> bool:
 
 def _naming(operations: set[str], parts: tuple[str, ...]) -> str:
     return ", ".join(sorted(op for op in operations if any(part in op for part in parts)))
-
-
-def _bytes(structure: Any) -> int:
-    """The size of the tensors in a structure, as far as their shapes are known."""
-    tensors = [value for value in tf.nest.flatten(structure) if isinstance(value, tf.Tensor)]
-    return sum(t.dtype.size * (t.shape.num_elements() or 0) for t in tensors)

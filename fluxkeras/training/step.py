@@ -80,6 +80,15 @@ class Step:
         self.update(gradients)
         return loss, aux, is_finite
 
+    def keeping(self, *tensors: Any) -> tuple[tf.Tensor, Any, tf.Tensor, list[tf.Tensor]]:
+        """A step that is made whatever the loss, and what its variables were before."""
+        before = [tf.identity(v) for v in self.changed]
+        loss, aux, is_finite, gradients = self.checked(*tensors)
+        # An error in the forward pass comes up before anything is updated.
+        with tf.control_dependencies([is_finite, *before]):
+            self.update(gradients)
+        return loss, aux, is_finite, before
+
     def selecting(self, *tensors: Any) -> tuple[tf.Tensor, Any, tf.Tensor]:
         """A step by XLA that changes no variable unless the loss and the gradients are finite."""
         before = [tf.identity(v) for v in self.changed]

@@ -23,7 +23,8 @@ from fluxkeras import (
     repeated,
     train,
 )
-from fluxkeras.training.forms import CompiledFunction
+from fluxkeras.training import forms
+from fluxkeras.training.forms import SMALL_BYTES, CompiledFunction
 
 rng = np.random.default_rng(0)
 
@@ -176,6 +177,57 @@ def test_every_form_stops_before_the_update_of_a_loss_that_is_not_finite(form, c
         np.testing.assert_allclose(value, expected, rtol=2e-4, atol=2e-6)
 
 
+@pytest.fixture(params=[SMALL_BYTES, 0], ids=["small", "large"])
+def size(request, monkeypatch):
+    """A model that is small to single steps, or large."""
+    monkeypatch.setattr(forms, "SMALL_BYTES", request.param)
+
+
+NOT_FINITE = {
+    "loss": lambda error: error * np.nan,
+    "gradient": tf.custom_gradient(lambda error: (tf.identity(error), lambda g: g * np.inf)),
+}
+
+
+@pytest.mark.usefixtures("size")
+@pytest.mark.parametrize("bad", NOT_FINITE)
+def test_a_single_step_that_is_not_finite_changes_nothing(bad):
+    model, opt = normalised(dropout=True), ADAM(0.01)
+    good, planted = ((X[p], Y[p], is_bad) for p, is_bad in zip(PARTS, (False, True), strict=False))
+
+    def loss(x, y, is_bad):
+        error = mse(model(x), y)
+        return tf.cond(is_bad, lambda: NOT_FINITE[bad](error), lambda: error)
+
+    def state():
+        return [v.numpy() for v in (*model.variables, *opt.variables)]
+
+    train(loss, [good], opt, form="single", progress=False)
+    before = state()
+    with pytest.raises(NonFiniteError, match=r"^batch 0 "):
+        train(loss, [planted], opt, form="single", progress=False)
+
+    for value, expected in zip(state(), before, strict=True):
+        np.testing.assert_array_equal(value, expected)
+    train(loss, [good], opt, form="single", progress=False)
+    assert any((new != old).any() for new, old in zip(state(), before, strict=True))
+
+
+@pytest.mark.usefixtures("size")
+def test_single_steps_of_models_of_any_size_are_those_of_keras():
+    ours, theirs = normalised(dropout=False), normalised(dropout=False)
+    train(
+        lambda x, y: mse(ours(x, training=True), y),
+        DATA["list"](), keras.optimizers.Adam(0.01), form="single", progress=False,
+    )  # fmt: skip
+    theirs.compile(keras.optimizers.Adam(0.01), "mse")
+    for x, y in DATA["list"]():
+        theirs.train_on_batch(x, y)
+
+    for value, expected in zip(ours.variables, theirs.variables, strict=True):
+        np.testing.assert_allclose(value.numpy(), expected.numpy(), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("form", "chunk"), [form for form in FORMS if form[0] != "xla"]
 )  # XLA makes no checks
@@ -298,6 +350,7 @@ def test_dropout_of_ours_draws_the_same_masks_in_every_form():
         np.testing.assert_allclose(losses(form), single, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("size")
 @pytest.mark.parametrize(("form", "chunk"), [("single", None), ("graph", 4)])
 def test_an_error_within_a_step_leaves_statistics_and_seeds_as_they_were(form, chunk):
     model, opt = normalised(dropout=True), ADAM(0.01)
