@@ -44,6 +44,7 @@ ROWS = [
         "layers.models",
         "training.captures",
         "training.iterables",
+        "training.lasting",
         "training.memory",
         "training.rounds",
         "training.keeping",

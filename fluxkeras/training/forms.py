@@ -45,10 +45,10 @@ class Trouble(Exception):
     """A loop came upon an error, or a step that is not finite; variables are as before the loop.
 
     Attributes:
-        step: which step it is that is not finite, in the chunk.
+        end: where it ended, in the chunk: a step before that is not finite; None for an error.
     """
 
-    step: int | None = None
+    end: int | None = None
 
 
 class CompiledFunction:
@@ -166,6 +166,7 @@ class Loop:
         self._room = room if xla else None
         specs = [tf.TensorSpec([self._rows, *s.shape], s.dtype) for s in step.signature.specs]
         range_specs = [tf.TensorSpec((), tf.int32)] * 2
+        self._last_look = CompiledFunction(step.weights_are_finite) if step.is_lasting else None
         self._function = CompiledFunction(self._loop, [*range_specs, *specs], xla)
         # A loop of no steps compiles, and trains on nothing.
         nothing = [tf.zeros([1 if n is None else n for n in s.shape], s.dtype) for s in specs]
@@ -194,13 +195,15 @@ class Loop:
             meanwhile()
             losses = losses.numpy()[:count]
             aux = _in_numpy(self._aux, aux, lambda value: value[:count])
+            if self._last_look and is_finite:
+                (is_finite,) = self._last_look()
         except Exception as error:
             self._snapshot.restore(*before)
             raise Trouble from error
         if not is_finite:
             self._snapshot.restore(*before)
             trouble = Trouble()
-            trouble.step = int(end) - 1
+            trouble.end = int(end)
             raise trouble
         return _outcome(self._step, losses, aux)
 

@@ -139,40 +139,41 @@ class Runner:
         elif form.takes(chunk):
             yield from self._looped(plan.arm, form, chunk, meanwhile)
         else:
-            yield from self._one_by_one(self.tuner.single, chunk.batches(), meanwhile)
+            yield from self._singly(chunk, meanwhile, 0)
 
     def _looped(
         self, arm: Arm, form: Loop, chunk: Chunk, meanwhile: Callable[[], None]
     ) -> Iterator[Outcome]:
-        """In one go, but for steps that are not finite."""
-        start = 0
+        """In one go, but for a step that is not finite, which is looked for by halves."""
+        start, bad = 0, chunk.count + 1  # which steps are made, and before which one is not finite
         while start < chunk.count:
-            try:
-                outcome, bad = self._while_finite(arm, form, chunk, meanwhile, start)
-            except Trouble as trouble:  # of the loop alone, if the steps run
-                yield from self._one_by_one(self.tuner.single, chunk.batches(start), meanwhile)
-                self._drop(arm, trouble.__cause__ or trouble)
-                return
-            if outcome:
+            if bad == start + 1:
+                (outcome,) = self._singly(chunk, meanwhile, start, bad)
                 yield outcome
-            this = chunk.batches(bad, min(bad + 1, chunk.count))
-            yield from self._one_by_one(self.tuner.single, this, meanwhile)
-            start = bad + 1
-
-    def _while_finite(
-        self, arm: Arm, form: Loop, chunk: Chunk, meanwhile: Callable[[], None], start: int
-    ) -> tuple[Outcome | None, int]:
-        """What came of the steps before one that is not finite, and which that is."""
-        part = functools.partial(form, chunk, meanwhile, start)
-        with self.compiler.turn:  # so that no other thread trains between the two tries
+                start, bad = bad, chunk.count + 1
+                if outcome.is_made:
+                    self._drop(arm, FloatingPointError("it is not finite where single steps are"))
+                    yield from self._singly(chunk, meanwhile, start)
+                    return
+                continue
+            stop = chunk.count if bad > chunk.count else (start + bad) // 2
+            part = functools.partial(form, chunk, meanwhile, start, stop)
             try:
-                return self._timed(arm, chunk.count - start, part), chunk.count
+                outcome = self._timed(arm, stop - start, part)
             except Trouble as trouble:
-                if trouble.step is None:
-                    raise
-                bad = trouble.step
-            # The same steps again, to the same numbers.
-            return part(bad) if start < bad else None, bad
+                if trouble.end is None:  # of the loop alone, if the steps run
+                    yield from self._singly(chunk, meanwhile, start)
+                    self._drop(arm, trouble.__cause__ or trouble)
+                    return
+                bad = trouble.end
+            else:
+                yield outcome
+                start = stop
+
+    def _singly(
+        self, chunk: Chunk, meanwhile: Callable[[], None], start: int, stop: int | None = None
+    ) -> Iterator[Outcome]:
+        return self._one_by_one(self.tuner.single, chunk.batches(start, stop), meanwhile)
 
     def _one_by_one(
         self, arm: Arm, batches: Iterator[tuple[Any, ...]], meanwhile: Callable[[], None]

@@ -1,5 +1,7 @@
 """One step: gradient, guard and update of a batch, traced once for all forms."""
 
+import functools
+import itertools
 from collections import OrderedDict
 from collections.abc import Sequence, Set
 from typing import Any, TypeAlias
@@ -11,6 +13,7 @@ from fluxkeras.checks import undressed, warn
 from fluxkeras.parameters import KerasVariable, Variable, key, listed, params, raw
 from fluxkeras.training.batch import Signature
 from fluxkeras.training.distribution import Distribution, is_number, scope_of
+from fluxkeras.training.lasting import are_finite, is_lasting
 from fluxkeras.training.objective import Objective, converting
 
 Optimiser: TypeAlias = keras.optimizers.Optimizer
@@ -75,10 +78,30 @@ class Step:
         return loss, aux, self._is_finite(loss, gradients, xla), gradients
 
     def plain(self, *tensors: Any, xla: bool = False) -> tuple[tf.Tensor, Any, tf.Tensor]:
-        """A step that is made whatever the loss: it, what came besides, whether all was finite."""
-        loss, aux, is_finite, gradients = self.checked(*tensors, xla=xla)
+        """A step that is made whatever the loss: it, what came besides, whether all was finite.
+
+        Of steps that are `lasting`, that is told of the loss alone: the weights tell the rest.
+        """
+        if self.is_lasting:
+            loss, aux, gradients = self.gradient(*tensors)
+            is_finite = tf.math.is_finite(loss)
+        else:
+            loss, aux, is_finite, gradients = self.checked(*tensors, xla=xla)
         self.update(gradients)
         return loss, aux, is_finite
+
+    @functools.cached_property
+    def is_lasting(self) -> bool:
+        """Whether weights that are not finite tell of a gradient that was not, and always do."""
+        is_local = self.distribution is None
+        is_known = is_local and all(itertools.starmap(is_lasting, self._updates))
+        return is_known and bool(self.weights_are_finite())
+
+    def weights_are_finite(self) -> tf.Tensor:
+        """Whether all are that a step trains."""
+        return are_finite(
+            [tf.convert_to_tensor(raw(v)) for _, group in self._updates for v in group]
+        )
 
     def keeping(self, *tensors: Any) -> tuple[tf.Tensor, Any, tf.Tensor, list[tf.Tensor]]:
         """A step that is made whatever the loss, and what its variables were before."""
@@ -92,20 +115,17 @@ class Step:
     def selecting(self, *tensors: Any) -> tuple[tf.Tensor, Any, tf.Tensor]:
         """A step by XLA that changes no variable unless the loss and the gradients are finite."""
         before = [tf.identity(v) for v in self.changed]
-        loss, aux, is_finite = self.plain(*tensors, xla=True)
+        loss, aux, is_finite, gradients = self.checked(*tensors, xla=True)
+        self.update(gradients)
         for variable, value in zip(self.changed, before, strict=True):
             variable.assign(tf.where(is_finite, variable, value))
         return loss, aux, is_finite
 
     def _is_finite(self, loss: tf.Tensor, gradients: Any, xla: bool) -> tf.Tensor:
-        """Whether no number is NaN or infinite: then their sum is finite, too."""
         # Who looks for the scale of the loss finds it by gradients that are not finite.
         pairs = zip(self._updates, gradients, strict=True)
         guarded = [g for (opt, _), found in pairs if not isinstance(opt, SCALING) for g in found]
-        values = [_values(g) for g in guarded]
-        dtype = tf.float32 if loss.dtype.size < 4 else loss.dtype
-        sums = [tf.cast(_sum(tf.cast(v, dtype), xla), dtype) for v in values]
-        return tf.math.is_finite(tf.add_n([tf.cast(loss, dtype), *sums]))
+        return are_finite([loss, *map(_values, guarded)], xla)
 
     def _trace_gradient(self) -> Any:
         def gradient(*tensors: Any) -> tuple[tf.Tensor, Any, Any]:
@@ -225,14 +245,6 @@ def _values(gradient: Any) -> tf.Tensor:
 def _overflows(gradients: list[Any]) -> tf.Tensor:
     """Whether one of them is not finite, as Keras finds out: of a scaled loss."""
     return ~tf.reduce_all([tf.reduce_all(tf.math.is_finite(_values(g))) for g in gradients])
-
-
-def _sum(values: tf.Tensor, xla: bool) -> tf.Tensor:
-    if not xla or values.shape.rank < 2:
-        return tf.reduce_sum(values)
-    # XLA adds one number after the other, but has a quick product of matrices.
-    rows = tf.reshape(values, [-1, values.shape[-1]])
-    return tf.reduce_sum(tf.matmul(tf.ones([1, tf.shape(rows)[0]], values.dtype), rows))
 
 
 def _shares(
