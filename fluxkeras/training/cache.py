@@ -56,6 +56,7 @@ class Compiled:
         self._open: dict[Key, Compiler] = {}
         self._closed: set[Signature] = set()
         self._seen: dict[Any, list[Signature]] = defaultdict(list)
+        self._updates: dict[Any, Any] = {}
         self._has_warned = False
         self.distribution: Distribution | None = None
         self._turn = threading.RLock()
@@ -137,7 +138,12 @@ class Compiled:
     def _compiler(self, signature: Signature, same: bool) -> Compiler:
         compiler = Compiler(
             lambda: Step(
-                self._objective, self._optimisers, self._model, signature, self.distribution
+                self._objective,
+                self._optimisers,
+                self._model,
+                signature,
+                self.distribution,
+                self._updates,
             ),
             same,
             self._turn,

@@ -31,6 +31,7 @@ class Step:
         model: the model whose parameters those are, if known.
         signature: that of the batches.
         distribution: the replicas that share a batch, if there are some.
+        updates: those that were traced for other signatures, from which most do not differ.
 
     Attributes:
         gradient: of a batch's tensors; returns the loss, what came besides, and the gradients.
@@ -50,6 +51,7 @@ class Step:
         model: Any,
         signature: Signature,
         distribution: Distribution | None = None,
+        updates: dict[Any, Any] | None = None,
     ) -> None:
         self.signature = signature
         self.distribution = distribution
@@ -60,7 +62,7 @@ class Step:
             self.gradient = converting(objective, self._trace_gradient)
             if self._build_optimisers():
                 self.gradient = self._trace_gradient()
-            self.update = self._trace_update()
+            self.update = self._traced_update({} if updates is None else updates)
         except Exception as error:
             raise undressed(error) from None
         for optimiser, unread in self._unread:
@@ -174,13 +176,18 @@ class Step:
             memory_of(optimiser).parameters = own
         return any(optimiser in self._scale for optimiser, _ in new)
 
-    def _trace_update(self) -> Any:
+    def _traced_update(self, known: dict[Any, Any]) -> Any:
         def update(gradients: Any) -> None:
             for (optimiser, variables), found in zip(self._updates, gradients, strict=True):
                 optimiser.apply(found, variables)
 
-        specs = tf.nest.map_structure(tf.type_spec_from_value, self.gradient.structured_outputs[2])
-        return tf.function(update, autograph=False).get_concrete_function(specs)
+        specs = tf.nest.map_structure(_spec, self.gradient.structured_outputs[2])
+        trained = tuple((id(o), *map(key, variables)) for o, variables in self._updates)
+        identity = trained, tuple(tf.nest.flatten(specs))
+        if identity not in known:
+            function = tf.function(update, autograph=False)
+            known[identity] = function.get_concrete_function(specs)
+        return known[identity]
 
     def _read(self, tape: tf.GradientTape) -> list[Variable]:
         """The trainable variables that the objective read."""
@@ -232,6 +239,12 @@ def _gradients(
             "NumPy?"
         )
     return updates
+
+
+def _spec(gradient: Any) -> tf.TypeSpec:
+    if isinstance(gradient, tf.Tensor):
+        return tf.TensorSpec(gradient.shape, gradient.dtype)  # without its name
+    return tf.type_spec_from_value(gradient)
 
 
 def _weighted(value: tf.Tensor, weight: float) -> tf.Tensor:

@@ -343,6 +343,22 @@ def test_ragged_lengths_do_not_compile_once_a_length():
     assert traces.qsize() == 3
 
 
+def test_an_update_is_traced_once_for_all_lengths():
+    class Counted(keras.optimizers.SGD):
+        def apply(self, *arguments):
+            traces.put(1)
+            super().apply(*arguments)
+
+    w, traces = param([1.0, 1.0]), queue.SimpleQueue()
+    data = [np.ones((2, n), "float32") for n in (3, 3, 5, 4, 9)]
+
+    history = train(lambda x: tf.reduce_mean(w @ x) ** 2, data, Counted(0.05), progress=False)
+
+    # (w1 + w2) ** 2, whose gradient is twice the sum for each
+    np.testing.assert_allclose(history.losses, 4 * 0.64 ** np.arange(5), rtol=1e-5)
+    assert traces.qsize() == 1
+
+
 @pytest.mark.parametrize("kind", ["list", "generator"])
 @pytest.mark.parametrize("callback", ["none", "every batch"])
 def test_lengths_that_come_again_run_by_xla_and_train_the_same(xla_wins, kind, callback):
