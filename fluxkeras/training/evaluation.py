@@ -161,8 +161,8 @@ class Inference:
     have come to.
     """
 
-    tells_overflow = False
-    update = None
+    tells_overflow = is_lasting = False
+    changed: tuple[Any, ...] = ()
 
     def __init__(
         self, objective: Objective, wanted: Wanted, metrics: list[Metric], signature: Signature
@@ -181,7 +181,7 @@ class Inference:
         loss, wanted, _ = self.gradient(*tensors)
         return loss, wanted, tf.constant(True)
 
-    checked = plain
+    keeping = plain
 
     def _trace(self) -> Any:
         def infer(*tensors: Any) -> tuple[tf.Tensor, Any, list[Any]]:
