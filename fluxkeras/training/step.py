@@ -95,7 +95,7 @@ class Step:
     @functools.cached_property
     def is_lasting(self) -> bool:
         """Whether weights that are not finite tell of a gradient that was not, and always do."""
-        is_local = self.distribution is None
+        is_local = self.distribution is None and bool(self._updates)
         is_known = is_local and all(itertools.starmap(is_lasting, self._updates))
         return is_known and bool(self.weights_are_finite())
 

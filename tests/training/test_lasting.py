@@ -112,3 +112,18 @@ def test_weights_that_stop_being_finite_elsewhere_make_a_loop_give_way():
         history = train(loss, data, opt, form="graph", chunk=4, progress=False)
 
     np.testing.assert_allclose(history.losses, 0.25 ** np.arange(8))
+
+
+@loops
+def test_a_loop_may_have_nothing_to_train(form):
+    read, frozen = keras.layers.Dense(1), keras.layers.Dense(1)
+    read.build((None, 1))
+    frozen.build((None, 1))
+    frozen.trainable = False
+    loss = lambda x: tf.reduce_mean(frozen(read(x)) ** 2)  # noqa: E731
+
+    history = train(
+        loss, [np.ones((1, 1))] * 4, SGD([frozen.kernel], 0.1), form=form, chunk=2, progress=False
+    )
+
+    assert len(set(history.losses)) == 1
