@@ -1,12 +1,13 @@
 """The elements of a dataset of TensorFlow's in blocks; `test_feed.py` holds what comes of them."""
 
+import itertools
 import threading
-import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from fluxkeras.training import blocks
 from fluxkeras.training.batch import Batch
 from fluxkeras.training.blocks import (
     BLOCK_BATCHES,
@@ -100,27 +101,33 @@ def test_the_size_of_a_block_is_mended_once_elements_were_seen(n, size):
     assert next(blocks_of(data, again)).whole[0].shape == (size, n, 1000)
 
 
-def test_a_block_of_small_elements_is_larger_where_the_first_came_at_once():
-    def size_after(wait):
-        data = slices(np.zeros((300, 10), "f")).repeat()
-        if wait:
-            slowly = data.map(
-                lambda x: tf.py_function(lambda x: time.sleep(wait) or x, [x], tf.float32)
-            )
-            data = slowly.map(lambda x: tf.ensure_shape(x, [10]))
-        for _ in range(3):  # what is set up at first takes time
-            next(blocks_of(data, block_size(data)))
-        return block_size(data)
-
-    assert size_after(0) == MOST_BATCHES
-    assert size_after(QUICK / 32) == BLOCK_BATCHES
+def ticking(monkeypatch, seconds):
+    """Let a clock go on by so many seconds between one look at it and the next."""
+    clock = itertools.count()
+    monkeypatch.setattr(blocks.time, "perf_counter", lambda: next(clock) * seconds)
 
 
-@pytest.mark.parametrize(("wait", "size"), [(0, OF_UNKNOWN), (2 * QUICK_ELEMENT, 0)])
-def test_a_dataset_of_unknown_length_comes_in_blocks_once_it_was_quick_to_the_end(wait, size):
+@pytest.mark.parametrize(("wait", "size"), [(QUICK / 2, MOST_BATCHES), (2 * QUICK, BLOCK_BATCHES)])
+def test_a_block_of_small_elements_is_larger_where_the_first_came_at_once(wait, size, monkeypatch):
+    data = slices(np.zeros((300, 10), "f")).repeat()
+    ticking(monkeypatch, wait)
+
+    assert block_size(data) == BLOCK_BATCHES
+    next(blocks_of(data, BLOCK_BATCHES))
+
+    assert block_size(data) == size
+
+
+@pytest.mark.parametrize(
+    ("wait", "size"), [(QUICK_ELEMENT / 2, OF_UNKNOWN), (2 * QUICK_ELEMENT, 0)]
+)
+def test_a_dataset_of_unknown_length_comes_in_blocks_once_it_was_quick_to_the_end(
+    wait, size, monkeypatch
+):
     data = tf.data.Dataset.from_generator(
-        lambda: (time.sleep(wait) or i for i in range(60)), output_signature=tf.TensorSpec(())
+        lambda: iter(range(60)), output_signature=tf.TensorSpec(())
     )
+    ticking(monkeypatch, wait)
     assert block_size(data) == 0
     elements = one_by_one(data)
     assert [float(next(elements)) for _ in range(20)] == list(range(20))
