@@ -85,7 +85,7 @@ class Arm:
             self._untimed = Tally()
 
     def _time(self, seconds: float, is_short: bool) -> None:
-        """A step has taken so long, in a call of few steps, which share what the call costs?"""
+        """Take a step's time; not of a short call, whose few steps share its cost, but for want."""
         if is_short and self._of_long:
             return
         if not is_short and not self._of_long:
