@@ -72,13 +72,14 @@ class Captures:
 
     def __init__(self, *values: Any, likely: Set[str] = NO_NAMES) -> None:
         try:
-            self._look_at(values, likely)
-            if self.names != likely:
+            names = likely
+            self._look_at(values, names)
+            if names and self.names != names:  # other code than the last time
                 names = NO_NAMES
                 self._look_at(values, names)
-                while self.names - names:  # code was found that names more attributes
-                    names = self.names
-                    self._look_at(values, names)
+            while self.names - names:  # code was found that names more attributes
+                names = self.names
+                self._look_at(values, names)
         except RecursionError:  # too deep to compare: the same as no other
             self.fingerprint = object()
 
