@@ -45,10 +45,10 @@ class Trouble(Exception):
     """A loop came upon an error, or a step that is not finite; variables are as before the loop.
 
     Attributes:
-        end: where it ended, in the chunk: a step before that is not finite; None for an error.
+        end: where it ended, in the chunk: a step before that is not finite. An error is its cause.
     """
 
-    end: int | None = None
+    end = 0
 
 
 class CompiledFunction:
@@ -111,9 +111,7 @@ class Single:
             run = step.selecting if xla else step.keeping
         else:
             run = step.checked
-            gradients = step.gradient.structured_outputs[2]
-            specs = tf.nest.map_structure(tf.type_spec_from_value, gradients)
-            self._update = CompiledFunction(step.update, [specs])
+            self._update = CompiledFunction(step.update, step.update.structured_input_signature[0])
         self._run = CompiledFunction(run, step.signature.specs, xla)
         # XLA writes variables at the end.
         self._at_risk = Snapshot(step.at_risk) if step.at_risk and not xla else None

@@ -146,29 +146,26 @@ class Runner:
     ) -> Iterator[Outcome]:
         """In one go, but for a step that is not finite, which is looked for by halves."""
         start, bad = 0, chunk.count + 1  # which steps are made, and before which one is not finite
-        while start < chunk.count:
-            if bad == start + 1:
-                (outcome,) = self._singly(chunk, meanwhile, start, bad)
-                yield outcome
-                start, bad = bad, chunk.count + 1
+        why: BaseException | None = None  # the loop will not do
+        while start < chunk.count and why is None:
+            stop = chunk.count if bad > chunk.count else max(start + 1, (start + bad) // 2)
+            if stop == bad:
+                (outcome,) = self._singly(chunk, meanwhile, start, stop)
+                bad = chunk.count + 1
                 if outcome.is_made:
-                    self._drop(arm, FloatingPointError("it is not finite where single steps are"))
-                    yield from self._singly(chunk, meanwhile, start)
-                    return
-                continue
-            stop = chunk.count if bad > chunk.count else (start + bad) // 2
-            part = functools.partial(form, chunk, meanwhile, start, stop)
-            try:
-                outcome = self._timed(arm, stop - start, part)
-            except Trouble as trouble:
-                if trouble.end is None:  # of the loop alone, if the steps run
-                    yield from self._singly(chunk, meanwhile, start)
-                    self._drop(arm, trouble.__cause__ or trouble)
-                    return
-                bad = trouble.end
+                    why = FloatingPointError("it is not finite where single steps are")
             else:
-                yield outcome
-                start = stop
+                part = functools.partial(form, chunk, meanwhile, start, stop)
+                try:
+                    outcome = self._timed(arm, stop - start, part)
+                except Trouble as trouble:
+                    bad, why = trouble.end, trouble.__cause__
+                    continue
+            yield outcome
+            start = stop
+        if why is not None:
+            yield from self._singly(chunk, meanwhile, start)
+            self._drop(arm, why)  # of the loop alone, since the steps have run
 
     def _singly(
         self, chunk: Chunk, meanwhile: Callable[[], None], start: int, stop: int | None = None

@@ -82,7 +82,7 @@ class Step:
     def plain(self, *tensors: Any, xla: bool = False) -> tuple[tf.Tensor, Any, tf.Tensor]:
         """A step that is made whatever the loss: it, what came besides, whether all was finite.
 
-        Of steps that are `lasting`, that is told of the loss alone: the weights tell the rest.
+        Where `is_lasting`, that is told of the loss alone: the weights tell the rest.
         """
         if self.is_lasting:
             loss, aux, gradients = self.gradient(*tensors)

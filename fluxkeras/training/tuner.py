@@ -195,8 +195,8 @@ class Tuner:
 
     def plan(self, request: Request, done: int = 0) -> Plan:
         """How to run the next call, `done` steps after the beginning."""
-        few = 1 if request.total == 1 else math.inf
-        most = min(request.chunk or request.together or few, request.most, self._memory)
+        unasked = 1 if request.total == 1 else math.inf  # one step gains nothing by a loop
+        most = min(request.chunk or request.together or unasked, request.most, self._memory)
         if request.form == "auto":
             arm = self._choose(request, most, done)
         else:
