@@ -4,7 +4,6 @@ import contextlib
 import copy
 import itertools
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -17,11 +16,9 @@ import numpy as np
 from fluxkeras.nested import is_nested_list as is_nested_list  # for those that import it from here
 from fluxkeras.nested import map_parts, parts_of
 from fluxkeras.observations import Collate, collator, generator, observed
+from fluxkeras.threads import Threads
 
 __all__ = ["DataLoader", "eachobs", "prefetch", "repeated"]
-
-IDLE_SECONDS = 1.0  # after which a thread that reads ahead ends, until it is wanted again
-PATIENCE = 10.0  # seconds that who leaves off reading ahead waits for what is being read
 
 
 class repeated(Iterable[Any]):
@@ -352,7 +349,7 @@ def _read_ahead(
 ) -> Generator[Any, None, None]:
     """What tasks return, in their order. Threads run up to `n` of them before they are wanted."""
     ahead: deque[Future[Any]] = deque()
-    threads = _Threads(workers)
+    threads = Threads(workers)
     try:
         for task in tasks:
             ahead.append(threads.submit(task))
@@ -362,60 +359,6 @@ def _read_ahead(
             yield ahead.popleft().result()
     finally:
         threads.close()
-
-
-class _Threads:
-    """Threads that run tasks in their order.
-
-    Those of `concurrent.futures` wait for more as long as somebody holds on to them, as the
-    traceback of an error does, and keep Python from exiting while a task waits for what never
-    comes. These end when they have had nothing to do for a while.
-
-    Args:
-        most: how many.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._threads: set[threading.Thread] = set()
-        self._tasks: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-        self._is_closed = False
-        self._changed = threading.Condition()
-
-    def submit(self, task: Callable[[], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
-        with self._changed:
-            self._tasks.append((future, task))
-            self._changed.notify()
-            if len(self._threads) < self._most:
-                thread = threading.Thread(target=self._work, name="fluxkeras.prefetch", daemon=True)
-                self._threads.add(thread)
-                thread.start()
-        return future
-
-    def close(self) -> None:
-        """Begin no more tasks, and wait for those that have begun, but not for ever."""
-        with self._changed:
-            self._tasks.clear()
-            self._is_closed = True
-            self._changed.notify_all()
-            threads = self._threads - {threading.current_thread()}
-        for thread in threads:
-            thread.join(PATIENCE)
-
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._tasks or self._is_closed, IDLE_SECONDS)
-                if not self._tasks:
-                    self._threads.remove(threading.current_thread())
-                    return
-                future, task = self._tasks.popleft()
-            try:
-                future.set_result(task())
-            except BaseException as error:
-                future.set_exception(error)
-                del future  # to which the error's traceback refers, and it to the error
 
 
 def _next_copied(items: Iterator[Any], end: Any) -> Any:

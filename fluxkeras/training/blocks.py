@@ -1,10 +1,12 @@
 """Blocks: many elements of a `tf.data.Dataset` at once."""
 
+import contextlib
 import inspect
 import itertools
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +15,15 @@ import numpy as np
 import tensorflow as tf
 
 from fluxkeras.nested import map_parts
+from fluxkeras.threads import Threads
 from fluxkeras.training.batch import Typed, indexed, is_array, is_splatted
 
 BLOCK_BYTES = 2**24  # what a dataset of TensorFlow's hands over at once
 BLOCK_BATCHES, MOST_BATCHES = 64, 256  # the latter of small ones, from one that is quick
 LEAST_BATCHES, LEAST_BLOCKS = 4, 6  # the first block is waited for, the others are read meanwhile
 OF_UNKNOWN = 16  # batches, where it is not known how many come
-QUICK, QUICK_ELEMENT = 0.01, 0.001  # seconds that a first block takes, or each element
+AHEAD = 2  # blocks, or elements, that are read while steps run
+QUICK, QUICK_ELEMENT = 0.02, 0.001  # seconds that a first block takes, or each element
 LARGE_BYTES = 2**20  # of a block whose elements are trained on where they lie, instead of copied
 USUAL_LENGTH = 128  # of an axis whose length a dataset does not tell
 
@@ -33,6 +37,11 @@ MARKS = {
 # How TensorFlow is told, from 2.18 on, to run a function in the thread that asks: that is faster.
 MAPS = inspect.signature(tf.data.Dataset.map).parameters
 AT_ONCE = {"synchronous": True} if "synchronous" in MAPS else {}
+
+READERS: list[Threads] = []  # that have nothing to read now
+# Or else TensorFlow would read ahead in a thread of its own, which is another one each time.
+READ_HERE = tf.data.Options()
+READ_HERE.experimental_optimization.inject_prefetch = False
 
 
 class Block(Typed):
@@ -119,15 +128,17 @@ class _Memory:
     Attributes:
         bytes: the size of the largest element.
         is_quick: whether a first block, or one element after the other to the end, came at once.
-        size: of the blocks that are `padded`, for which TensorFlow traces functions.
-        prefetched: the dataset, read one element ahead.
+        size: of the blocks that are `padded`.
+        padded: the dataset in blocks. TensorFlow traces functions for it, and optimises it at the
+            first time through, 40 ms that the next ones are spared.
+        single: the dataset, element by element.
     """
 
     bytes: int = 0
     is_quick: bool = False
     size: int = 0
     padded: Any = None
-    prefetched: Any = None
+    single: Any = None
 
 
 def _memory(data: tf.data.Dataset) -> _Memory:
@@ -147,7 +158,7 @@ def blocks_of(data: tf.data.Dataset, size: int) -> Iterator[Block]:
         return
     memory = _memory(data)
     if memory.size != size:
-        memory.size, memory.padded = size, _padded(data, size).prefetch(1)
+        memory.size, memory.padded = size, _padded(data, size).with_options(READ_HERE)
     specs = _parts(data.element_spec)
     asked = time.perf_counter()
     for number, (stacked, hints) in enumerate(elements_of(memory.padded)):
@@ -162,11 +173,11 @@ def blocks_of(data: tf.data.Dataset, size: int) -> Iterator[Block]:
 
 
 def one_by_one(data: tf.data.Dataset) -> Iterator[Any]:
-    """The elements of a dataset, of which the next is made while one is trained on."""
+    """The elements of a dataset, of which the next ones are made while one is trained on."""
     memory = _memory(data)
-    if memory.prefetched is None:
-        memory.prefetched = data.prefetch(1)
-    elements, end = elements_of(memory.prefetched), object()
+    if memory.single is None:
+        memory.single = data.with_options(READ_HERE)
+    elements, end = elements_of(memory.single), object()
     count, waited, asked = 0, 0.0, time.perf_counter()
     while (element := next(elements, end)) is not end:
         count, waited = count + 1, waited + time.perf_counter() - asked
@@ -176,14 +187,32 @@ def one_by_one(data: tf.data.Dataset) -> Iterator[Any]:
 
 
 def elements_of(data: tf.data.Dataset) -> Iterator[Any]:
-    """What a dataset yields, without waiting for TensorFlow at the end.
+    """What a dataset yields, read ahead in a thread that has read before, if there is one.
+
+    A dataset that is read in a thread for the first time, as in that of its own `prefetch`, takes
+    longer to set up: for each operation TensorFlow looks through all kernels that there are, and
+    remembers by thread whether oneDNN has one (15 ms for a generator).
 
     Where an iterator is deleted, TensorFlow now and then waits for the thread that tunes the
-    dataset, which sleeps for twice as long each time: about as long as the iterator has lived.
+    dataset, which sleeps for twice as long each time: about as long as the iterator has lived. So
+    one that has come to its end is deleted in a thread.
     """
-    iterator = [iter(data)]
-    yield from iterator[0]
+    iterator, end, reader = [iter(data)], object(), _reader()
+    ahead = deque(reader.submit(lambda: next(iterator[0], end)) for _ in range(AHEAD))
+    try:
+        while (element := ahead.popleft().result()) is not end:
+            ahead.append(reader.submit(lambda: next(iterator[0], end)))
+            yield element
+    finally:
+        if reader.rest():
+            READERS.append(reader)
     threading.Thread(target=iterator.clear).start()
+
+
+def _reader() -> Threads:
+    with contextlib.suppress(IndexError):
+        return READERS.pop()
+    return Threads(1, "fluxkeras.tf.data", is_lasting=True)
 
 
 def _alike(block: Block, shapes: list[np.ndarray]) -> Iterator[Block]:
@@ -250,10 +279,16 @@ def _shapes(spec: tf.TensorSpec, column: np.ndarray, hints: Iterator[np.ndarray]
     shapes = np.tile(column.shape[1:], (len(column), 1))
     if by:
         along = slice(None), *(slice(None) if n is None else 0 for n in spec.shape)
-        other = np.array(MARKS[spec.dtype]) if by == "mark" else next(hints)[along]
-        is_equal = (_bytes(column[along]) == _bytes(other)).all(axis=-1)
-        is_padding = is_equal if by == "mark" else ~is_equal
-        shapes[:, spec.shape.as_list().index(None)] -= is_padding.sum(axis=1)
+        ours = column[along]
+        other = np.full_like(ours, MARKS[spec.dtype]) if by == "mark" else next(hints)[along]
+
+        def is_padding(part: Any) -> Any:
+            is_equal = (_bytes(ours[part]) == _bytes(other[part])).all(axis=-1)
+            return is_equal if by == "mark" else ~is_equal
+
+        # What is not padded at its end is not padded: most of it need not be read from memory.
+        padded = np.flatnonzero(is_padding(np.s_[:, -1:]))
+        shapes[padded, spec.shape.as_list().index(None)] -= is_padding(padded).sum(axis=1)
     return shapes
 
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from fluxkeras import threads
 from fluxkeras.training import blocks
 from fluxkeras.training.batch import Batch
 from fluxkeras.training.blocks import (
+    AHEAD,
     BLOCK_BATCHES,
     BLOCK_BYTES,
     LARGE_BYTES,
@@ -18,6 +20,7 @@ from fluxkeras.training.blocks import (
     OF_UNKNOWN,
     QUICK,
     QUICK_ELEMENT,
+    READERS,
     Block,
     block_size,
     blocks_of,
@@ -179,28 +182,31 @@ def test_padding_is_told_from_all_that_data_hold(dtype):
 
 
 class Elements:
-    """Three elements, from an iterator that tells in which thread it is deleted."""
+    """Some elements, from an iterator that tells in which threads it is read and deleted."""
 
-    def __init__(self):
+    def __init__(self, length=3):
+        self.length = length
         self.threads = []
+        self.readers = []
 
     def __iter__(self):
-        return Iterated(self.threads)
+        return Iterated(self)
 
 
 class Iterated:
-    def __init__(self, threads):
-        self.left = iter(range(3))
-        self.threads = threads
+    def __init__(self, data):
+        self.left = iter(range(data.length))
+        self.data = data
 
     def __iter__(self):
         return self
 
     def __next__(self):
+        self.data.readers.append(threading.current_thread())
         return next(self.left)
 
     def __del__(self):
-        self.threads.append(threading.current_thread())
+        self.data.threads.append(threading.current_thread())
 
 
 def test_an_iterator_that_came_to_its_end_is_deleted_in_a_thread():
@@ -221,3 +227,82 @@ def test_an_iterator_that_is_left_early_is_deleted_at_once():
     elements.close()
 
     assert data.threads == [threading.current_thread()]
+
+
+def test_a_thread_that_has_read_reads_again_and_another_one_meanwhile():
+    data, other = Elements(), Elements()
+
+    for _ in elements_of(data):
+        assert list(elements_of(other)) == [0, 1, 2]
+    assert list(elements_of(data)) == [0, 1, 2]
+
+    assert threading.current_thread() not in data.readers + other.readers
+    assert len(set(data.readers + other.readers)) == 2
+    assert not set(data.readers[:4]) & set(other.readers)
+
+
+def test_no_more_is_read_ahead_than_is_said_nor_after_one_leaves():
+    data = Elements(100)
+    elements = elements_of(data)
+    next(elements)
+    elements.close()
+
+    assert 1 <= len(data.readers) <= 1 + AHEAD
+    read = len(data.readers)
+    list(elements_of(Elements()))  # in the same thread, after all that it had to do
+    assert len(data.readers) == read
+
+
+def test_an_error_comes_up_at_its_place_and_the_thread_goes_on():
+    def generate():
+        yield 1.0
+        raise ValueError("disk on fire")
+
+    elements = elements_of(
+        tf.data.Dataset.from_generator(generate, output_signature=tf.TensorSpec(()))
+    )
+    assert float(next(elements)) == 1.0
+    with pytest.raises(tf.errors.InvalidArgumentError, match="disk on fire"):
+        next(elements)
+
+    count = len(READERS)
+    assert list(elements_of(Elements())) == [0, 1, 2]
+    assert len(READERS) == count
+
+
+def test_a_thread_that_still_reads_is_not_waited_for_without_end(monkeypatch):
+    monkeypatch.setattr(threads, "PATIENCE", 0.05)
+    has_ended = threading.Event()
+
+    def generate():
+        yield 1
+        has_ended.wait(60)
+
+    elements = elements_of(SimpleIterable(generate))
+    next(elements)
+    count = len(READERS)
+    elements.close()
+
+    assert len(READERS) == count  # the one that waits is none of them
+    has_ended.set()
+
+
+class SimpleIterable:
+    def __init__(self, generate):
+        self.generate = generate
+
+    def __iter__(self):
+        return self.generate()
+
+
+def test_a_dataset_is_optimised_once_and_reads_ahead_in_no_thread_of_its_own(monkeypatch):
+    seen = []
+    monkeypatch.setattr(blocks, "elements_of", lambda data: seen.append(data) or iter([]))
+    data = slices(X)
+
+    for _ in range(2):
+        list(blocks_of(data, 2))
+        list(one_by_one(data))
+
+    assert seen[0] is seen[2] and seen[1] is seen[3]
+    assert all(d.options().experimental_optimization.inject_prefetch is False for d in seen)

@@ -17,10 +17,10 @@ from fluxkeras import (
     param,
     prefetch,
     stop,
+    threads,
     throttle,
     train,
 )
-from fluxkeras import data as data_module
 
 FORMS = ["single", "graph", "xla", "auto"]
 AT = 6  # the batch at which something goes wrong
@@ -309,7 +309,7 @@ def test_an_error_where_data_is_iterated_comes_as_it_is(run):
 
 
 def test_data_that_never_comes_does_not_hold_up_an_error(run, monkeypatch):
-    monkeypatch.setattr(data_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(threads, "PATIENCE", 0.1)
     has_ended = threading.Event()
 
     def stuck():
