@@ -16,7 +16,7 @@ import numpy as np
 from fluxkeras.nested import is_nested_list as is_nested_list  # for those that import it from here
 from fluxkeras.nested import map_parts, parts_of
 from fluxkeras.observations import Collate, collator, generator, observed
-from fluxkeras.threads import Threads
+from fluxkeras.reading import Threads
 
 __all__ = ["DataLoader", "eachobs", "prefetch", "repeated"]
 

@@ -12,7 +12,7 @@ PACKAGE = Path(fluxkeras.__file__).parent
 
 # Each module imports only from rows above its own. Layers and training never import each other.
 ROWS = [
-    ["checks", "nested", "threads", "triggers"],
+    ["checks", "nested", "reading", "triggers"],
     ["array_utilities"],
     ["observations"],
     ["activations", "hyper_parameters", "initialisers", "parameters"],
@@ -80,7 +80,7 @@ ROWS = [
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 WITHOUT_TENSORFLOW = [
-    "checks", "nested", "observations", "data", "threads", "triggers", "views",
+    "checks", "nested", "observations", "data", "reading", "triggers", "views",
     "training.callbacks", "training.interrupts", "training.plotting",
     "training.progress", "training.rounds", "training.tuner",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fluxkeras import DataLoader, eachobs, prefetch, repeated, threads
+from fluxkeras import DataLoader, eachobs, prefetch, reading, repeated
 
 Point = collections.namedtuple("Point", "x y")
 
@@ -554,7 +554,7 @@ def test_lists_and_variables_are_copied_too():
 
 
 def test_a_reader_that_has_nothing_to_do_ends_and_another_goes_on(monkeypatch):
-    monkeypatch.setattr(threads, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(reading, "IDLE_SECONDS", 0.01)
     items = iter(prefetch(Source(), 2))
 
     for expected in range(6):
@@ -566,7 +566,7 @@ def test_a_reader_that_has_nothing_to_do_ends_and_another_goes_on(monkeypatch):
 
 
 def test_a_read_that_never_returns_is_not_waited_for_without_end(monkeypatch):
-    monkeypatch.setattr(threads, "PATIENCE", 0.05)
+    monkeypatch.setattr(reading, "PATIENCE", 0.05)
     never = threading.Event()
 
     def source():

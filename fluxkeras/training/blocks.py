@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from fluxkeras.nested import map_parts
-from fluxkeras.threads import Threads
+from fluxkeras.reading import Threads
 from fluxkeras.training.batch import Typed, indexed, is_array, is_splatted
 
 BLOCK_BYTES = 2**24  # what a dataset of TensorFlow's hands over at once

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fluxkeras import threads
+from fluxkeras import reading
 from fluxkeras.training import blocks
 from fluxkeras.training.batch import Batch
 from fluxkeras.training.blocks import (
@@ -186,8 +186,8 @@ class Elements:
 
     def __init__(self, length=3):
         self.length = length
-        self.threads = []
-        self.readers = []
+        self.deleted_in = []
+        self.read_in = []
 
     def __iter__(self):
         return Iterated(self)
@@ -202,11 +202,11 @@ class Iterated:
         return self
 
     def __next__(self):
-        self.data.readers.append(threading.current_thread())
+        self.data.read_in.append(threading.current_thread())
         return next(self.left)
 
     def __del__(self):
-        self.data.threads.append(threading.current_thread())
+        self.data.deleted_in.append(threading.current_thread())
 
 
 def test_an_iterator_that_came_to_its_end_is_deleted_in_a_thread():
@@ -217,7 +217,7 @@ def test_an_iterator_that_came_to_its_end_is_deleted_in_a_thread():
 
     for thread in set(threading.enumerate()) - running:
         thread.join()
-    assert len(data.threads) == 1 and data.threads[0] not in running
+    assert len(data.deleted_in) == 1 and data.deleted_in[0] not in running
 
 
 def test_an_iterator_that_is_left_early_is_deleted_at_once():
@@ -226,7 +226,7 @@ def test_an_iterator_that_is_left_early_is_deleted_at_once():
     next(elements)
     elements.close()
 
-    assert data.threads == [threading.current_thread()]
+    assert data.deleted_in == [threading.current_thread()]
 
 
 def test_a_thread_that_has_read_reads_again_and_another_one_meanwhile():
@@ -236,9 +236,9 @@ def test_a_thread_that_has_read_reads_again_and_another_one_meanwhile():
         assert list(elements_of(other)) == [0, 1, 2]
     assert list(elements_of(data)) == [0, 1, 2]
 
-    assert threading.current_thread() not in data.readers + other.readers
-    assert len(set(data.readers + other.readers)) == 2
-    assert not set(data.readers[:4]) & set(other.readers)
+    assert threading.current_thread() not in data.read_in + other.read_in
+    assert len(set(data.read_in + other.read_in)) == 2
+    assert not set(data.read_in[:4]) & set(other.read_in)
 
 
 def test_no_more_is_read_ahead_than_is_said_nor_after_one_leaves():
@@ -247,10 +247,10 @@ def test_no_more_is_read_ahead_than_is_said_nor_after_one_leaves():
     next(elements)
     elements.close()
 
-    assert 1 <= len(data.readers) <= 1 + AHEAD
-    read = len(data.readers)
+    assert 1 <= len(data.read_in) <= 1 + AHEAD
+    read = len(data.read_in)
     list(elements_of(Elements()))  # in the same thread, after all that it had to do
-    assert len(data.readers) == read
+    assert len(data.read_in) == read
 
 
 def test_an_error_comes_up_at_its_place_and_the_thread_goes_on():
@@ -271,7 +271,7 @@ def test_an_error_comes_up_at_its_place_and_the_thread_goes_on():
 
 
 def test_a_thread_that_still_reads_is_not_waited_for_without_end(monkeypatch):
-    monkeypatch.setattr(threads, "PATIENCE", 0.05)
+    monkeypatch.setattr(reading, "PATIENCE", 0.05)
     has_ended = threading.Event()
 
     def generate():

@@ -16,8 +16,8 @@ from fluxkeras import (
     mse,
     param,
     prefetch,
+    reading,
     stop,
-    threads,
     throttle,
     train,
 )
@@ -309,7 +309,7 @@ def test_an_error_where_data_is_iterated_comes_as_it_is(run):
 
 
 def test_data_that_never_comes_does_not_hold_up_an_error(run, monkeypatch):
-    monkeypatch.setattr(threads, "PATIENCE", 0.1)
+    monkeypatch.setattr(reading, "PATIENCE", 0.1)
     has_ended = threading.Event()
 
     def stuck():

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from fluxkeras import threads
-from fluxkeras.threads import Threads
+from fluxkeras import reading
+from fluxkeras.reading import Threads
 
 
 def until(is_so):
@@ -42,7 +42,7 @@ def test_an_error_of_a_task_is_its_own():
 
 @pytest.mark.parametrize("is_lasting", [False, True])
 def test_threads_that_have_nothing_to_do_stay_if_they_are_to_last(is_lasting, monkeypatch):
-    monkeypatch.setattr(threads, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(reading, "IDLE_SECONDS", 0.01)
     name = f"lasting {is_lasting}"
     worker = Threads(1, name, is_lasting)
     first = worker.submit(threading.current_thread).result()
@@ -72,7 +72,7 @@ def test_who_rests_waits_for_what_has_begun_and_begins_no_more():
 
 
 def test_who_rests_does_not_wait_without_end(monkeypatch):
-    monkeypatch.setattr(threads, "PATIENCE", 0.05)
+    monkeypatch.setattr(reading, "PATIENCE", 0.05)
     worker, has_begun, may_end = Threads(1), threading.Event(), threading.Event()
     worker.submit(lambda: (has_begun.set(), may_end.wait(10)))
     has_begun.wait(10)
