@@ -4,9 +4,7 @@ import contextlib
 import copy
 import itertools
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -16,7 +14,7 @@ import numpy as np
 from fluxkeras.nested import is_nested_list as is_nested_list  # for those that import it from here
 from fluxkeras.nested import map_parts, parts_of
 from fluxkeras.observations import Collate, collator, generator, observed
-from fluxkeras.reading import Threads
+from fluxkeras.reading import Threads, read_ahead
 
 __all__ = ["DataLoader", "eachobs", "prefetch", "repeated"]
 
@@ -243,7 +241,8 @@ class DataLoader(Iterable[Any]):
 
     def _ahead(self, chosen: Iterable[Any]) -> Iterator[Any]:
         tasks = (partial(self.batch, indices) for indices in chosen)
-        return _read_ahead(tasks, self.num_workers, self.num_workers)
+        with contextlib.closing(Threads(self.num_workers)) as threads:
+            yield from read_ahead(tasks, self.num_workers, threads)
 
     def __repr__(self) -> str:
         options = {"shuffle=True": self.shuffle, "partial=False": not self.partial}
@@ -333,32 +332,16 @@ class prefetch(Iterable[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         items, end = iter(self.data), object()
-        reading = _read_ahead(itertools.repeat(partial(_next_copied, items, end)), self.n)
-        with contextlib.closing(reading):
-            yield from itertools.takewhile(lambda item: item is not end, reading)
+        tasks = itertools.repeat(partial(_next_copied, items, end))
+        with contextlib.closing(Threads(1)) as threads:
+            ahead = read_ahead(tasks, self.n, threads)
+            yield from itertools.takewhile(lambda item: item is not end, ahead)
 
     def __len__(self) -> int:
         return len(self.data)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         return f"prefetch({self.data!r}, {self.n})"
-
-
-def _read_ahead(
-    tasks: Iterable[Callable[[], Any]], n: int, workers: int = 1
-) -> Generator[Any, None, None]:
-    """What tasks return, in their order. Threads run up to `n` of them before they are wanted."""
-    ahead: deque[Future[Any]] = deque()
-    threads = Threads(workers)
-    try:
-        for task in tasks:
-            ahead.append(threads.submit(task))
-            if len(ahead) > n:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        threads.close()
 
 
 def _next_copied(items: Iterator[Any], end: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -85,3 +85,14 @@ class Threads:
             except BaseException as error:
                 future.set_exception(error)
             del future, task  # a thread that waits holds nothing, and an error not itself
+
+
+def read_ahead(tasks: Iterable[Callable[[], Any]], n: int, threads: Threads) -> Iterator[Any]:
+    """What tasks return, in their order. Threads run up to `n` of them before they are wanted."""
+    ahead: deque[Future[Any]] = deque()
+    for task in tasks:
+        ahead.append(threads.submit(task))
+        if len(ahead) > n:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()

@@ -6,7 +6,6 @@ import itertools
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from fluxkeras.nested import map_parts
-from fluxkeras.reading import Threads
+from fluxkeras.reading import Threads, read_ahead
 from fluxkeras.training.batch import Typed, indexed, is_array, is_splatted
 
 BLOCK_BYTES = 2**24  # what a dataset of TensorFlow's hands over at once
@@ -198,11 +197,10 @@ def elements_of(data: tf.data.Dataset) -> Iterator[Any]:
     one that has come to its end is deleted in a thread.
     """
     iterator, end, reader = [iter(data)], object(), _reader()
-    ahead = deque(reader.submit(lambda: next(iterator[0], end)) for _ in range(AHEAD))
+    tasks = itertools.repeat(lambda: next(iterator[0], end))
+    ahead = read_ahead(tasks, AHEAD, reader)
     try:
-        while (element := ahead.popleft().result()) is not end:
-            ahead.append(reader.submit(lambda: next(iterator[0], end)))
-            yield element
+        yield from itertools.takewhile(lambda element: element is not end, ahead)
     finally:
         if reader.rest():
             READERS.append(reader)
