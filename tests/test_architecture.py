@@ -62,6 +62,7 @@ ROWS = [
         "layers.normalise",
         "layers.weight_norm",
         "layers.cells",
+        "training.ahead",
         "training.blocks",
         "training.callback_state",
         "training.distribution",

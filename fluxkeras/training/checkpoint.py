@@ -14,10 +14,10 @@ import numpy as np
 
 from fluxkeras.checks import CheckpointError, warn
 from fluxkeras.parameters import Variable, key
+from fluxkeras.training.ahead import Feed
 from fluxkeras.training.cache import Compiled
 from fluxkeras.training.captures import Captures
 from fluxkeras.training.distribution import Distribution
-from fluxkeras.training.feed import Feed
 from fluxkeras.training.forms import Outcome
 from fluxkeras.training.history import History
 from fluxkeras.training.keeping import (

@@ -1,54 +1,25 @@
 """The feed: from any iterable to batches, and to chunks of batches that one call trains on."""
 
-import contextlib
 import itertools
 import math
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from fluxkeras.checks import locate
 from fluxkeras.data import DataLoader, prefetch, repeated
-from fluxkeras.training.batch import (
-    Batch,
-    Chunk,
-    Signature,
-    Stack,
-    is_array,
-)
+from fluxkeras.training.ahead import Beside, Feed, Reader, Sent
+from fluxkeras.training.batch import Batch, Chunk, Signature, Stack, is_array
 from fluxkeras.training.blocks import Block, block_size, blocks_of, is_large, one_by_one
 from fluxkeras.training.independence import is_independent
 from fluxkeras.training.iterables import iterator, why_empty
 from fluxkeras.training.memory import copied, gathered
 
-PATIENCE = 0.05  # seconds after which a chunk goes with the batches that there are
-
-
-class Feed(Protocol):
-    """Hands out the batches of some data in their order."""
-
-    most: float  # how many may be read before those before them are trained on
-    is_same: bool  # whether all are one and the same
-    together: int | None  # how many lie together, and need not be copied to be trained on at once
-    order: Any  # what the order of the batches was drawn by, where that matters
-
-    def peek(self) -> Signature | None:
-        """The signature of the next batch; None at the end."""
-
-    def take(self, signature: Signature, steps: int, room: int | None) -> Chunk:
-        """The next batches, of the signature that `peek` told: at least one, at most `steps`.
-
-        They are stacked in memory for `room`; without room, it is one that is not stacked.
-        """
-
-    def skip(self, count: int) -> int:
-        """Leave out the next batches; how many there were to leave out."""
-
-    def prepare(self, steps: int, room: int | None) -> None:
-        """Something else is under way: the next chunk may be read beside it."""
+# What can be gone through once more, and has no function of the user's that a thread would call.
+PLAIN = {list, tuple, np.ndarray}
 
 
 def feed_of(data: Any) -> Feed:
@@ -59,8 +30,9 @@ def feed_of(data: Any) -> Feed:
         ValueError: there is no item.
     """
     feed = _feed_of(data)
-    is_remote = bool(tf.config.list_logical_devices("GPU"))
-    return Ahead(feed) if is_remote and feed.most > 1 and not feed.is_same else feed
+    if tf.config.list_logical_devices("GPU"):
+        return Sent(feed) if feed.most > 1 and not feed.is_same else feed
+    return Beside(feed) if type(data) in PLAIN or isinstance(feed, Gathered) else feed
 
 
 def _feed_of(data: Any) -> Feed:
@@ -81,19 +53,6 @@ def most_ahead(data: Any) -> float:
     return math.inf if is_independent(data) else 1
 
 
-class Reader:
-    """What feeds have in common that read nothing ahead."""
-
-    most = math.inf
-    is_same = False
-    together: int | None = None
-    order: Any = None
-    patience = PATIENCE
-
-    def prepare(self, steps: int, room: int | None) -> None:
-        pass
-
-
 class Items(Reader):
     """The items of an iterator, each asked for only when it is wanted.
 
@@ -112,6 +71,10 @@ class Items(Reader):
         self._last: Any = None
         self._signature: Signature | None = None
         self._error: Exception | None = None
+
+    @property
+    def is_live(self) -> bool:
+        return self._next is not None and self._next.is_live
 
     def peek(self) -> Signature | None:
         batch = self._look()
@@ -282,30 +245,3 @@ class Gathered(Reader):
     def _take(self, batches: int) -> np.ndarray:
         taken, self._order = np.split(self._order, [batches * self._size])
         return taken
-
-
-class Ahead(Reader):
-    """Another feed, whose next chunk is sent to the device while the last one is trained on."""
-
-    def __init__(self, feed: Feed) -> None:
-        self.most = feed.most
-        self.together = feed.together
-        self._feed = feed
-        self._chunk: Chunk | None = None
-
-    def peek(self) -> Signature | None:
-        return self._chunk.signature if self._chunk else self._feed.peek()
-
-    def take(self, signature: Signature, steps: int, room: int | None) -> Chunk:
-        chunk, self._chunk = self._chunk, None
-        return chunk or self._feed.take(signature, steps, room)
-
-    def skip(self, count: int) -> int:
-        return self._feed.skip(count)
-
-    def prepare(self, steps: int, room: int | None) -> None:
-        if self._chunk is None:
-            # An error in the data comes up again when it is that batch's turn.
-            with contextlib.suppress(Exception):
-                if signature := self._feed.peek():
-                    self._chunk = self._feed.take(signature, steps, room).on_device()

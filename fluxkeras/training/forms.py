@@ -164,7 +164,8 @@ class Loop:
         self._room = room if xla else None
         specs = [tf.TensorSpec([self._rows, *s.shape], s.dtype) for s in step.signature.specs]
         range_specs = [tf.TensorSpec((), tf.int32)] * 2
-        self._last_look = CompiledFunction(step.weights_are_finite) if step.is_lasting else None
+        # It is found out by looking, which is not to be traced.
+        self._looks_at_weights = step.is_lasting
         self._function = CompiledFunction(self._loop, [*range_specs, *specs], xla)
         # A loop of no steps compiles, and trains on nothing.
         nothing = [tf.zeros([1 if n is None else n for n in s.shape], s.dtype) for s in specs]
@@ -193,8 +194,6 @@ class Loop:
             meanwhile()
             losses = losses.numpy()[:count]
             aux = _in_numpy(self._aux, aux, lambda value: value[:count])
-            if self._last_look and is_finite:
-                (is_finite,) = self._last_look()
         except Exception as error:
             self._snapshot.restore(*before)
             raise Trouble from error
@@ -223,6 +222,8 @@ class Loop:
             return i + 1, is_finite, *(record.write(i - start, value) for record, value in values)
 
         end, is_finite, *of_all = tf.while_loop(more, body, (start, tf.constant(True), *records))
+        if self._looks_at_weights:
+            is_finite &= self._step.weights_are_finite(self._xla)
         return [*(values.stack() for values in of_all), end, is_finite]
 
 

@@ -1,5 +1,6 @@
 """What training leaves behind: every step's loss, what came besides, and where the time went."""
 
+import contextlib
 import csv
 import itertools
 import os
@@ -335,3 +336,13 @@ def _seconds(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds * 1e6:.3g} µs"
+
+
+@contextlib.contextmanager
+def with_history(history: History) -> Iterator[None]:
+    """Where errors take along the steps that were made."""
+    try:
+        yield
+    except BaseException as error:
+        error.history = history  # type: ignore[attr-defined]
+        raise

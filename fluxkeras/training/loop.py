@@ -19,7 +19,7 @@ from fluxkeras.training.callbacks import State, StopTraining
 from fluxkeras.training.checkpoint import Call, Checkpoint, Unkept
 from fluxkeras.training.company import Company
 from fluxkeras.training.forms import Outcome
-from fluxkeras.training.history import History, of_step
+from fluxkeras.training.history import History, of_step, with_history
 from fluxkeras.training.interrupts import Interrupts
 from fluxkeras.training.iterables import length
 from fluxkeras.training.keras_callbacks import AllCallbacks
@@ -146,7 +146,7 @@ def train(
     call: Call | Unkept = Unkept(data)
     try:
         with (
-            _with_history(history),
+            with_history(history),
             Interrupts() as interrupts,
             _leaving(lambda is_whole: call.leave(is_whole), interrupts, callbacks),
         ):
@@ -328,8 +328,7 @@ class _Steps:
             return
         if self.call.untold:
             yield self.call.untold
-        most = min(self.request.most, feed.most)
-        request = dataclasses.replace(self.request, most=most, together=feed.together)
+        request = self.request.within(feed)
         while not self.call.is_over and (signature := feed.peek()) is not None:
             reading = timing.lap("data")
             with at_batch(done, signature), self.interrupts.held_back():
@@ -341,14 +340,19 @@ class _Steps:
             self.company.go_on(signature, chunk.count, feed.order)
             timing.ran_as(plan.arm.form, plan.steps, runner.tuner.dropped)
             reading += timing.lap("data")
-            meanwhile = functools.partial(feed.prepare, plan.steps, plan.room)
+            following = int(min(plan.steps, self.call.left(done + chunk.count)))
+            meanwhile = functools.partial(feed.prepare, following, plan.room)
             self.callbacks.before()
             timing.lap("callbacks")
+            if plan.leaves_core:
+                feed.begin(following, plan.room)
             part = "steps" if runner.is_warm(plan) else "compiling"
             outcomes = runner.run(plan, chunk, meanwhile, reading)
             self.interrupts.hold()
             while (outcome := self._next(outcomes, done, signature)) is not None:
                 timing.lap(part)
+                feed.wait()  # callbacks may change what is read
+                timing.lap("data")
                 self.history.skipped += [done + i for i in outcome.overflows]
                 done += len(outcome.losses)
                 self.history.extend(outcome.losses, outcome.aux)
@@ -373,16 +377,6 @@ class _Steps:
             warn(f"train skips batch {done} ({signature}): {error}")
         self.history.skipped.append(done)
         return outcome
-
-
-@contextlib.contextmanager
-def _with_history(history: History) -> Iterator[None]:
-    """Where errors take along the steps that were made."""
-    try:
-        yield
-    except BaseException as error:
-        error.history = history  # type: ignore[attr-defined]
-        raise
 
 
 @contextlib.contextmanager

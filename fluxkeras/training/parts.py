@@ -7,9 +7,10 @@ import tensorflow as tf
 
 from fluxkeras.checks import at_batch
 from fluxkeras.data import DataLoader
+from fluxkeras.training.ahead import Feed
 from fluxkeras.training.batch import Part
 from fluxkeras.training.distribution import Distribution
-from fluxkeras.training.feed import Feed, Items, feed_of, most_ahead
+from fluxkeras.training.feed import Items, feed_of, most_ahead
 from fluxkeras.training.iterables import iterator
 
 

@@ -2,9 +2,11 @@
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 SECONDS_A_CALL = 0.05  # Ctrl-C, the progress bar and a throttled callback wait no longer
+PIECES, PIECE_SECONDS = 6, 0.01  # at least, where the first is waited for, and others read beside
 TRIAL_SECONDS = 0.01  # of a first chunk, as if the form were no faster than single steps
 LEAST_TRIALS, TRIALS = 2, 3  # times taken of a form before it is judged: one may be disturbed
 MOST_TRIALS, NEAR = 8, 1.2  # of one whose best time is near the best pace: the first are slow
@@ -33,6 +35,7 @@ class Request:
         most: how many steps may run in a call.
         total: how many there will be, if that is known.
         together: how many steps' batches lie together in memory, if they do.
+        is_beside: whether those of the next call are read while one runs that leaves a core.
     """
 
     form: str = "auto"
@@ -40,6 +43,12 @@ class Request:
     most: float = math.inf
     total: int | None = None
     together: int | None = None
+    is_beside: bool = False
+
+    def within(self, feed: Any) -> "Request":
+        """What is left to choose with batches from a feed."""
+        most = min(self.most, feed.most)
+        return replace(self, most=most, together=feed.together, is_beside=feed.is_beside)
 
 
 class Tally:
@@ -122,6 +131,11 @@ class Plan:
     steps: int
     room: int | None
 
+    @property
+    def leaves_core(self) -> bool:
+        """Whether it has little to do for a second core, as XLA's loops."""
+        return self.arm.form == "xla" and self.room is not None
+
 
 class Account:
     """What the tuners of one traced step share: one for each length that it leaves open.
@@ -203,7 +217,8 @@ class Tuner:
             arm = self._candidate(request.form, request, most)
         if arm.room is None:
             return Plan(arm, 1, None)
-        steps = max(1, int(min(request.chunk or self._steps(arm), most, arm.room)))
+        steps = request.chunk or self._steps(arm, request)
+        steps = max(1, int(min(steps, most, arm.room)))
         return Plan(arm, steps, arm.room if arm.form == "xla" else steps)
 
     def compiled(self, arm: Arm, seconds: float) -> None:
@@ -290,10 +305,13 @@ class Tuner:
             self._xla_room = max(2, int(MOST_FASTER * SECONDS_A_CALL / self._pace_of_single()))
         return self._xla_room
 
-    def _steps(self, arm: Arm) -> float:
-        if arm.times:
-            return SECONDS_A_CALL / max(arm.pace, 1e-9)
-        return max(2, TRIAL_SECONDS / self._pace_of_single())
+    def _steps(self, arm: Arm, request: Request) -> float:
+        if not arm.times:
+            return max(2, TRIAL_SECONDS / self._pace_of_single())
+        a_second = 1 / max(arm.pace, 1e-9)
+        whole = math.inf if request.total is None else request.total
+        piece = max(whole / PIECES, PIECE_SECONDS * a_second) if request.is_beside else math.inf
+        return min(SECONDS_A_CALL * a_second, piece)
 
     def _pace_of_single(self) -> float:
         return max(self.single.pace, 1e-9) if self.single.times else UNKNOWN_PACE

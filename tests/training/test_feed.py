@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from fluxkeras import DataLoader, Dense, param, prefetch, repeated
 from fluxkeras.training import feed as feed_module
+from fluxkeras.training.ahead import PATIENCE, Beside, Reader, Sent
 from fluxkeras.training.batch import unpacked
 from fluxkeras.training.blocks import BLOCK_BATCHES, blocks_of
-from fluxkeras.training.feed import PATIENCE, Ahead, feed_of
+from fluxkeras.training.feed import feed_of
 
 X = np.arange(6.0).reshape(3, 2)
 Y = np.arange(3)
@@ -65,7 +66,7 @@ def generator():
 
 @pytest.fixture(autouse=True)
 def no_hurry(monkeypatch):
-    monkeypatch.setattr(feed_module, "PATIENCE", math.inf)
+    monkeypatch.setattr(Reader, "patience", math.inf)
 
 
 @pytest.fixture(params=WAYS, ids=lambda way: "{} of {}".format(*way))
@@ -286,7 +287,7 @@ class Clock:
 def test_a_chunk_goes_with_the_batches_that_there_are_when_data_is_slow(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(feed_module, "time", clock)
-    monkeypatch.setattr(feed_module, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(Reader, "patience", PATIENCE)
 
     def slow(i):
         clock.now += 0.4 * PATIENCE
@@ -701,11 +702,12 @@ def test_an_infinite_dataset_goes_on(way):
     assert items == [i % 3 for i in range(len(items))]
 
 
-# --- Sent ahead -----------------------------------------------------------------------------------
+# --- Read ahead -----------------------------------------------------------------------------------
 
 
 @settings(max_examples=50, deadline=None)
 @given(
+    kind=st.sampled_from([Sent, Beside]),
     lengths=st.lists(st.integers(1, 2), min_size=1, max_size=12),
     calls=st.lists(
         st.tuples(st.sampled_from(["never", "before", "after", "both"]), st.sampled_from(WAYS)),
@@ -714,23 +716,25 @@ def test_an_infinite_dataset_goes_on(way):
     ),
     end=st.sampled_from([None, OverflowError]),
 )
-def test_what_is_sent_ahead_comes_in_its_place(lengths, calls, end):
+def test_what_is_read_ahead_comes_in_its_place(kind, lengths, calls, end):
     def read(i):
         if i == len(lengths):
             raise end("disk on fire")
         return np.full(lengths[i], i), i
 
     def go_through():
+        read_ahead = ahead.prepare if kind is Sent else ahead.begin
         for when, way in itertools.cycle(calls):
             if when in ("before", "both"):
-                ahead.prepare(*way)
+                read_ahead(*way)
             if (signature := ahead.peek()) is None:
                 return
             if when in ("after", "both"):
-                ahead.prepare(*way)
+                read_ahead(*way)
+                ahead.wait()
             given.extend(in_chunk(ahead.take(signature, *way)))
 
-    ahead, given = Ahead(feed_of(map(read, range(len(lengths) + bool(end))))), []
+    ahead, given = kind(feed_of(map(read, range(len(lengths) + bool(end))))), []
     if end:
         with pytest.raises(end, match=f"asked for batch {len(lengths)}: disk on fire"):
             go_through()
@@ -740,16 +744,47 @@ def test_what_is_sent_ahead_comes_in_its_place(lengths, calls, end):
     are_equal(given, [(np.full(n, i), np.int32(i)) for i, n in enumerate(lengths)])
 
 
-@pytest.mark.parametrize("is_remote", [False, True])
-def test_chunks_are_sent_ahead_to_a_device_that_is_not_the_host(monkeypatch, is_remote):
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["a GPU"] * is_remote)
+def test_chunks_are_sent_ahead_to_a_device_that_is_not_the_host(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["a GPU"])
 
-    assert isinstance(feed_of([X]), Ahead) == is_remote
-    assert isinstance(feed_of(DataLoader(X)), Ahead) == is_remote
-    assert isinstance(feed_of(prefetch(generator(), 3)), Ahead) == is_remote
-    assert not isinstance(feed_of(generator()), Ahead)
-    assert not isinstance(feed_of(repeated(X)), Ahead)
+    for data in [X], DataLoader(X), zip(X, Y), prefetch(generator(), 3):
+        assert type(feed_of(data)) is Sent
+    assert not isinstance(feed_of(generator()), Sent)
+    assert not isinstance(feed_of(repeated(X)), Sent)
     assert feed_of(prefetch(generator(), 3)).most == 3
+
+
+@pytest.mark.parametrize("data", [[X], (X, X), X, DataLoader((X, Y), 2)])
+def test_a_thread_reads_what_can_be_gone_through_once_more(data):
+    assert feed_of(data).is_beside
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        zip(X, Y), iter([X]), map(np.negative, X), generator(), repeated(X), Listed([X]),
+        DataLoader((X, Y), 2, collate=list), Squares(), tf.data.Dataset.range(3),
+    ],
+    ids=["zip", "iterator", "map", "generator", "repeated", "subclass", "collate", "PyDataset",
+         "tf.data"],
+)  # fmt: skip
+def test_no_thread_reads_what_is_gone_or_calls_what_is_not_ours(data):
+    assert not feed_of(data).is_beside
+
+
+def test_a_variable_is_read_when_it_is_its_turn():
+    v = tf.Variable(0.0)
+    feed = feed_of([(v,), (v,)])
+
+    found = []
+    while (signature := feed.peek()) is not None:
+        chunk = feed.take(signature, 2, 2)
+        feed.begin(2, 2)
+        feed.wait()
+        v.assign_add(1.0)
+        found += in_chunk(chunk)
+
+    are_equal(found, [(np.float32(0.0),), (np.float32(1.0),)])
 
 
 def test_memory_that_is_not_in_use_stays_behind():

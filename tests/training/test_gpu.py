@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from fluxkeras import ADAM, Chain, DataLoader, Dense, cpu, get_device, gpu, mse, params, relu, train
-from fluxkeras.training.feed import Ahead, feed_of
+from fluxkeras.training.ahead import Sent
+from fluxkeras.training.feed import feed_of
 
 X = np.random.default_rng(0).random((64, 8), dtype="float32")
 Y = np.random.default_rng(1).random((64, 3), dtype="float32")
@@ -49,7 +50,7 @@ def test_it_trains_as_on_the_cpu(form, data):
 
 def test_the_next_chunk_is_sent_ahead():
     feed = feed_of(BATCHES)
-    assert isinstance(feed, Ahead)
+    assert isinstance(feed, Sent)
 
     feed.take(feed.peek(), 2, 2)
     feed.prepare(2, 2)

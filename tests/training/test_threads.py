@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
@@ -268,6 +269,38 @@ def test_prefetch_reads_in_a_thread_of_its_own_within_threads():
 
     for weights in at_once(*runs):
         are_equal(weights, alone)
+
+
+class Slow:
+    """A batch that takes some time to be copied."""
+
+    readers, is_read = set(), threading.Event()
+
+    def __init__(self, i):
+        self.i = i
+
+    def __array__(self, dtype=None, copy=None):
+        self.is_read.set()
+        self.readers.add(threading.current_thread().name)
+        time.sleep(0.005)
+        self.is_read.clear()
+        return X[self.i]
+
+
+@pytest.mark.parametrize("form", FORMS[:3])
+def test_a_thread_copies_the_next_batches_of_a_list_while_xla_runs_but_not_while_callbacks_do(form):
+    Slow.readers.clear()
+    model, seen = new_model(), []
+    data = [Slow(i % len(X)) for i in range(12)]
+
+    train(
+        lambda x: mse(model(x), 0.0), data, SGD(0.01), form=form, chunk=4, progress=False,
+        cb=throttle(lambda: seen.append(Slow.is_read.is_set()), 0),
+    )  # fmt: skip
+
+    assert not any(seen) and seen
+    assert ("fluxkeras.feed" in Slow.readers) == (form == "xla")
+    assert threading.current_thread().name in Slow.readers  # there is nothing beside the first
 
 
 # --- Inference while it trains --------------------------------------------------------------------

@@ -13,6 +13,8 @@ from fluxkeras.training.tuner import (
     MOST_FASTER,
     MOST_LENGTHS,
     MOST_LOST,
+    PIECE_SECONDS,
+    PIECES,
     SECONDS_A_CALL,
     TRIALS,
     Account,
@@ -20,6 +22,8 @@ from fluxkeras.training.tuner import (
     Request,
     Tuner,
 )
+
+PACE = 1e-4  # seconds a step
 
 
 class Machine:
@@ -336,6 +340,28 @@ def test_a_call_trains_on_the_batches_that_lie_together_if_it_has_the_time(pace,
     plan = tuner.plan(request)
 
     assert (plan.arm.form, plan.steps, plan.room) == ("xla", steps, 30)
+
+
+@pytest.mark.parametrize(
+    ("total", "seconds"),
+    [(2000, 2000 * PACE / PIECES), (200, PIECE_SECONDS), (10**6, SECONDS_A_CALL)],
+)
+def test_what_is_read_beside_is_trained_on_in_pieces(total, seconds):
+    tuner = Tuner()
+    Machine({"single": 1e-3, "graph": 1e-3, "xla": PACE}, COMPILING).train(tuner, 10**5)
+
+    beside, alone = (tuner.plan(Request(total=total, is_beside=b)).steps for b in (True, False))
+
+    assert beside * PACE == pytest.approx(seconds, rel=0.01)
+    assert alone * PACE == pytest.approx(SECONDS_A_CALL, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("form", "most", "leaves"),
+    [("xla", math.inf, True), ("xla", 1, False), ("graph", math.inf, False), ("single", 1, False)],
+)
+def test_loops_by_xla_leave_a_core(form, most, leaves):
+    assert Tuner().plan(Request(form=form, most=most)).leaves_core == leaves
 
 
 @pytest.mark.parametrize("size", [MOST_BYTES // 10, MOST_BYTES, 3 * MOST_BYTES])
