@@ -20,7 +20,7 @@ class Feed(Protocol):
     most: float  # how many may be read before those before them are trained on
     is_same: bool  # whether all are one and the same
     together: int | None  # how many lie together, and need not be copied to be trained on at once
-    is_beside: bool  # whether `begin` does anything
+    is_beside: bool  # whether the next batches are read while steps run that leave a core
     order: Any  # what the order of the batches was drawn by, where that matters
 
     @property

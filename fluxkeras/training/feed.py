@@ -137,7 +137,9 @@ class Items(Reader):
 
 
 class Blocks(Items):
-    """The elements of a dataset, handed over in blocks of `size`."""
+    """The elements of a dataset, handed over in blocks of `size`, of which the next are being read."""
+
+    is_beside = True
 
     def __init__(self, data: tf.data.Dataset, size: int) -> None:
         super().__init__(blocks_of(data, size), data, at_once=size)

@@ -310,7 +310,8 @@ class Tuner:
             return max(2, TRIAL_SECONDS / self._pace_of_single())
         a_second = 1 / max(arm.pace, 1e-9)
         whole = math.inf if request.total is None else request.total
-        piece = max(whole / PIECES, PIECE_SECONDS * a_second) if request.is_beside else math.inf
+        is_beside = request.is_beside and arm.form == "xla"
+        piece = max(whole / PIECES, PIECE_SECONDS * a_second) if is_beside else math.inf
         return min(SECONDS_A_CALL * a_second, piece)
 
     def _pace_of_single(self) -> float:
