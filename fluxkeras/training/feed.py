@@ -137,7 +137,7 @@ class Items(Reader):
 
 
 class Blocks(Items):
-    """The elements of a dataset, handed over in blocks of `size`, of which the next are being read."""
+    """The elements of a dataset, handed over in blocks of `size`; the next ones are being read."""
 
     is_beside = True
 
