@@ -164,9 +164,15 @@ class Loop:
         self._room = room if xla else None
         specs = [tf.TensorSpec([self._rows, *s.shape], s.dtype) for s in step.signature.specs]
         range_specs = [tf.TensorSpec((), tf.int32)] * 2
-        # It is found out by looking, which is not to be traced.
-        self._looks_at_weights = step.is_lasting
-        self._function = CompiledFunction(self._loop, [*range_specs, *specs], xla)
+        loop = tf.function(self._loop, autograph=False, jit_compile=xla or None)
+        is_lasting = step.is_lasting  # found out by looking at weights, which is not to be traced
+
+        def looking(*tensors: tf.Tensor) -> list[tf.Tensor]:
+            *outputs, is_finite = loop(*tensors)
+            # XLA's loop is slower where XLA looks as well.
+            return [*outputs, is_finite & step.weights_are_finite() if is_lasting else is_finite]
+
+        self._function = CompiledFunction(looking, [*range_specs, *specs])
         # A loop of no steps compiles, and trains on nothing.
         nothing = [tf.zeros([1 if n is None else n for n in s.shape], s.dtype) for s in specs]
         self._function(_count(0), _count(0), *nothing)
@@ -222,8 +228,6 @@ class Loop:
             return i + 1, is_finite, *(record.write(i - start, value) for record, value in values)
 
         end, is_finite, *of_all = tf.while_loop(more, body, (start, tf.constant(True), *records))
-        if self._looks_at_weights:
-            is_finite &= self._step.weights_are_finite(self._xla)
         return [*(values.stack() for values in of_all), end, is_finite]
 
 

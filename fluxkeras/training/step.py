@@ -99,10 +99,10 @@ class Step:
         is_known = is_local and all(itertools.starmap(is_lasting, self._updates))
         return is_known and bool(self.weights_are_finite())
 
-    def weights_are_finite(self, xla: bool = False) -> tf.Tensor:
+    def weights_are_finite(self) -> tf.Tensor:
         """Whether all are that a step trains."""
         weights = [tf.convert_to_tensor(raw(v)) for _, group in self._updates for v in group]
-        return are_finite(weights, xla)
+        return are_finite(weights)
 
     def keeping(self, *tensors: Any) -> tuple[tf.Tensor, Any, tf.Tensor, list[tf.Tensor]]:
         """A step that is made whatever the loss, and what its variables were before."""
