@@ -344,19 +344,19 @@ class _Steps:
             meanwhile = functools.partial(feed.prepare, following, plan.room)
             self.callbacks.before()
             timing.lap("callbacks")
-            if plan.leaves_core:
+            if plan.arm.leaves_core:
                 feed.begin(following, plan.room)
             part = "steps" if runner.is_warm(plan) else "compiling"
             outcomes = runner.run(plan, chunk, meanwhile, reading)
             self.interrupts.hold()
             while (outcome := self._next(outcomes, done, signature)) is not None:
                 timing.lap(part)
-                feed.wait()  # callbacks may change what is read
-                timing.lap("data")
                 self.history.skipped += [done + i for i in outcome.overflows]
                 done += len(outcome.losses)
                 self.history.extend(outcome.losses, outcome.aux)
                 self.call.untold = outcome
+                feed.wait()  # callbacks may change what is read
+                timing.lap("data")
                 yield outcome
                 self.interrupts.hold()
             self.interrupts.release()

@@ -101,8 +101,9 @@ class Step:
 
     def weights_are_finite(self) -> tf.Tensor:
         """Whether all are that a step trains."""
-        weights = [tf.convert_to_tensor(raw(v)) for _, group in self._updates for v in group]
-        return are_finite(weights)
+        return are_finite(
+            [tf.convert_to_tensor(raw(v)) for _, group in self._updates for v in group]
+        )
 
     def keeping(self, *tensors: Any) -> tuple[tf.Tensor, Any, tf.Tensor, list[tf.Tensor]]:
         """A step that is made whatever the loss, and what its variables were before."""

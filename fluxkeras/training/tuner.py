@@ -86,6 +86,11 @@ class Arm:
         self._trials = Tally()
         self._untimed = Tally()
 
+    @property
+    def leaves_core(self) -> bool:
+        """Whether it has little to do for a second core, as XLA's loops."""
+        return self.form == "xla" and self.room is not None
+
     def ran(self, steps: int, seconds: float, is_short: bool = False) -> None:
         self._untimed.ran(steps, seconds)
         if self._untimed.seconds >= LEAST_TIMED:
@@ -130,11 +135,6 @@ class Plan:
     arm: Arm
     steps: int
     room: int | None
-
-    @property
-    def leaves_core(self) -> bool:
-        """Whether it has little to do for a second core, as XLA's loops."""
-        return self.arm.form == "xla" and self.room is not None
 
 
 class Account:
@@ -310,7 +310,7 @@ class Tuner:
             return max(2, TRIAL_SECONDS / self._pace_of_single())
         a_second = 1 / max(arm.pace, 1e-9)
         whole = math.inf if request.total is None else request.total
-        is_beside = request.is_beside and arm.form == "xla"
+        is_beside = request.is_beside and arm.leaves_core
         piece = max(whole / PIECES, PIECE_SECONDS * a_second) if is_beside else math.inf
         return min(SECONDS_A_CALL * a_second, piece)
 

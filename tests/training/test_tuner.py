@@ -361,7 +361,7 @@ def test_what_is_read_beside_is_trained_on_in_pieces(total, seconds):
     [("xla", math.inf, True), ("xla", 1, False), ("graph", math.inf, False), ("single", 1, False)],
 )
 def test_loops_by_xla_leave_a_core(form, most, leaves):
-    assert Tuner().plan(Request(form=form, most=most)).leaves_core == leaves
+    assert Tuner().plan(Request(form=form, most=most)).arm.leaves_core == leaves
 
 
 @pytest.mark.parametrize("size", [MOST_BYTES // 10, MOST_BYTES, 3 * MOST_BYTES])
